@@ -1,0 +1,166 @@
+"""The seam between the engine and the places where commands run.
+
+A backend is told to start a command and reports once, when it has ended. It needs
+no thread for that if it has a better way; one that can only block derives from
+`BlockingBackend`. `tests/conformance.py` holds what every backend must do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import ABC, abstractmethod
+from typing import Literal, Protocol, runtime_checkable
+
+from parallel_exec.values.command import Command
+from parallel_exec.values.result import Result
+
+__all__ = ["Backend", "BlockingBackend", "EndReason", "Execution", "Stop", "Ticket"]
+
+EndReason = Literal["timeout", "cancel"]
+
+
+class Ticket(Protocol):
+    """What the engine gives along with a command: whom to tell, and what it knows.
+
+    Attributes:
+        queued_s: Seconds the command waited for its turn; for `Result.queued_s`.
+        attempts: Which try this is, from 1; for `Result.attempts`.
+    """
+
+    @property
+    def queued_s(self) -> float: ...
+    @property
+    def attempts(self) -> int: ...
+
+    def settled(self, ending: Result | BaseException) -> None:
+        """Report the end, exactly once, from any thread, after `start` has returned.
+
+        A command that ran gives a `Result`, also when it was stopped
+        (`Result.stopped` says why) or the connection broke; one that never ran
+        gives the error: `CommandStartError`, `HostError`.
+        """
+
+    def strained(self, error: BaseException) -> None:
+        """Report that the command has to wait for descriptors, processes or channels."""
+
+
+class Execution(Protocol):
+    """A command on its way."""
+
+    def end(self, reason: EndReason) -> None:
+        """Begin to end it and everything it started: TERM, after `kill_after` KILL.
+
+        Returns at once, from any thread; the end is reported to the ticket. The
+        first reason stands. Doing it twice, or after the end, changes nothing.
+        """
+
+    def kill(self) -> None:
+        """Skip what is left of `kill_after`: KILL now. For `end` already called."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A place where commands run."""
+
+    @property
+    def name(self) -> str:
+        """What results and errors call it."""
+
+    def start(self, command: Command, ticket: Ticket) -> Execution:
+        """Start `command`, or begin to; never wait, never raise. Thread-safe."""
+
+    def close(self) -> None:
+        """End what still runs, give back what is held. Idempotent."""
+
+
+class Stop:
+    """Whether, and why, a blocking command shall end.
+
+    Attributes:
+        reason: "timeout" or "cancel" once it shall end, else None.
+        killed: Whether `kill_after` shall no longer be waited for.
+    """
+
+    def __init__(self) -> None:
+        self.reason: EndReason | None = None
+        self.killed = False
+        self._event = threading.Event()
+        self._wake = lambda: None
+
+    def on_change(self, wake: object) -> None:
+        """Have `wake` called, from any thread, when `reason` or `killed` changes.
+
+        It is called at once if the stop is already requested.
+        """
+        self._wake = wake  # type: ignore[assignment]
+        if self.reason is not None:
+            self._wake()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the command shall end; return whether it shall."""
+        return self._event.wait(timeout)
+
+    def end(self, reason: EndReason) -> None:
+        """See `Execution.end`."""
+        if self.reason is None:
+            self.reason = reason
+            self._event.set()
+            self._wake()
+
+    def kill(self) -> None:
+        """See `Execution.kill`."""
+        self.killed = True
+        self._wake()
+
+
+class BlockingBackend(ABC):
+    """A backend that can only block: each command gets a thread for its time."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What results and errors call it."""
+
+    @abstractmethod
+    def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
+        """Run `command` to its end and return its result, in a thread of its own.
+
+        When `stop.reason` is set, end the command and everything it started (TERM,
+        after `command.kill_after` or at once if `stop.killed`, KILL) and return the
+        partial result with `stopped` set to the reason. A raised exception means
+        that nothing ran.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End what still runs, give back what is held. Idempotent."""
+
+    def start(self, command: Command, ticket: Ticket) -> Execution:
+        """See `Backend.start`."""
+        stop = Stop()
+
+        def work() -> None:
+            try:
+                ending: Result | BaseException = self.execute(command, ticket, stop)
+            except BaseException as error:
+                ending = error
+            ticket.settled(ending)
+
+        def launch() -> None:
+            thread = threading.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
+            while True:
+                try:
+                    return thread.start()
+                except RuntimeError as error:  # out of threads: wait and go on
+                    ticket.strained(error)
+                    if stop.wait(0.05):
+                        return work()
+
+        launch()
+        return stop
+
+
+def clock() -> float:
+    """Return monotonic seconds, the time that durations are measured in."""
+    return time.monotonic()

@@ -1,0 +1,257 @@
+"""Every error of the library: one tree, sorted by "may the command have run?".
+
+============================  ==========================================  ===============
+class                         raised when                                 did it run?
+============================  ==========================================  ===============
+`ConfigError`                 an argument cannot be used                  no
+`CommandStartError`           the system refused to start the command     no
+`HostError`                   a host could not be reached or trusted      no
+`ConnectionLostError`         the connection broke under the command      unknown
+`CommandError`                the command ended, but not well             yes
+`TaskTimeoutError`            a task was over its time                    yes
+`TaskCancelledError`          a task was stopped                          yes
+`DeadlineExceededError`       the whole run was over its time             some of it
+`RunFailedError`              tasks of a run failed                       some of it
+`ExecutorClosedError`         the executor takes no more work             no
+============================  ==========================================  ===============
+
+All of them survive `pickle`, so they cross process boundaries unharmed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Self
+import concurrent.futures
+
+if TYPE_CHECKING:
+    from parallel_exec.values.outcome import Outcome
+    from parallel_exec.values.result import Result
+
+__all__ = [
+    "AuthenticationError",
+    "CommandError",
+    "CommandFailedError",
+    "CommandNotFoundError",
+    "CommandStartError",
+    "CommandTimeoutError",
+    "ConfigError",
+    "ConnectError",
+    "ConnectTimeoutError",
+    "ConnectionLostError",
+    "DeadlineExceededError",
+    "ExecutorClosedError",
+    "HostError",
+    "HostKeyError",
+    "OutputLimitError",
+    "ParallelExecError",
+    "RunFailedError",
+    "TaskCancelledError",
+    "TaskTimeoutError",
+]
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    """Make the error again as it was, without running its `__init__`."""
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class ParallelExecError(Exception):
+    """The base of every error that this library raises by itself.
+
+    Attributes:
+        environment: The name of the place it happened in, or None.
+        attempts: How many tries had been made, or None where that has no meaning.
+    """
+
+    environment: str | None = None
+    attempts: int | None = None
+
+    def __init__(
+        self, message: str, *, environment: str | None = None, attempts: int | None = None
+    ) -> None:
+        super().__init__(message)
+        if environment is not None:
+            self.environment = environment
+        if attempts is not None:
+            self.attempts = attempts
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.args, dict(self.__dict__)))
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ConfigError(ParallelExecError, ValueError):
+    """An argument cannot be used; nothing was started because of it."""
+
+
+class CommandStartError(ConfigError, OSError):
+    """The system refused to start a command: it did not run.
+
+    `errno` and `__cause__` say why.
+    """
+
+    def __init__(self, message: str, *, errno: int | None = None, environment: str | None = None):
+        super().__init__(message, environment=environment)
+        self.errno = errno
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild_start, (type(self), self.args, dict(self.__dict__), self.errno))
+
+
+def _rebuild_start(
+    cls: type[CommandStartError], args: tuple[Any, ...], state: dict[str, Any], errno: int | None
+) -> BaseException:
+    error = _rebuild(cls, args, state)
+    assert isinstance(error, CommandStartError)
+    error.errno = errno
+    return error
+
+
+class CommandNotFoundError(CommandStartError, FileNotFoundError):
+    """The program, or the directory to run it in, does not exist: it did not run."""
+
+
+class HostError(ParallelExecError):
+    """A host could not be used: nothing ran there, so trying again is safe."""
+
+
+class ConnectError(HostError, ConnectionError):
+    """The host could not be reached, or it closed the door."""
+
+
+class ConnectTimeoutError(ConnectError, TimeoutError):
+    """The host did not answer within `connect_timeout`."""
+
+
+class AuthenticationError(HostError):
+    """The host refused every way to log in that was offered."""
+
+
+class HostKeyError(HostError):
+    """The host's key is unknown, changed or revoked."""
+
+
+class ConnectionLostError(ParallelExecError, ConnectionError):
+    """The connection broke while the command was running: its fate is unknown.
+
+    Attributes:
+        result: What was received before the break, or None.
+    """
+
+    result: Result | None = None
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: Result | None = None,
+        environment: str | None = None,
+        attempts: int | None = None,
+    ) -> None:
+        super().__init__(message, environment=environment, attempts=attempts)
+        self.result = result
+
+
+class CommandError(ParallelExecError):
+    """A command ran and did not end well.
+
+    Attributes:
+        result: What it produced, as far as it was captured. The command, the
+            environment and the number of attempts stand there.
+    """
+
+    result: Result
+
+    def __init__(self, message: str, *, result: Result) -> None:
+        super().__init__(message, environment=result.environment, attempts=result.attempts)
+        self.result = result
+
+
+class CommandFailedError(CommandError):
+    """A command exited with a status other than 0, or a signal ended it."""
+
+
+class TaskTimeoutError(ParallelExecError, TimeoutError):
+    """A task was over its `timeout`.
+
+    Attributes:
+        abandoned: True if the task could not be ended and is still running: a
+            function cannot be killed. Its place under the limit stays taken
+            until it returns.
+    """
+
+    abandoned: bool = False
+
+
+class CommandTimeoutError(CommandError, TaskTimeoutError):
+    """A command was over its `timeout` and has been ended."""
+
+
+class OutputLimitError(CommandError):
+    """A command printed more than `max_output_bytes` and has been ended."""
+
+
+class TaskCancelledError(ParallelExecError, concurrent.futures.CancelledError):
+    """A task was stopped before it had ended, or before it began.
+
+    Attributes:
+        result: What a command had produced by then, or None.
+        abandoned: True if it could not be ended and is still running.
+    """
+
+    result: Result | None = None
+    abandoned: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        result: Result | None = None,
+        environment: str | None = None,
+        attempts: int | None = None,
+    ) -> None:
+        super().__init__(message, environment=environment, attempts=attempts)
+        self.result = result
+
+
+class DeadlineExceededError(ParallelExecError, TimeoutError):
+    """A whole run was over its `deadline`; what still ran has been ended."""
+
+
+class ExecutorClosedError(ParallelExecError, RuntimeError):
+    """The executor, the environment or the batcher has been closed."""
+
+
+class RunFailedError(ParallelExecError, ExceptionGroup[Exception]):
+    """Tasks of a run failed. Each error in the group has a note that names its task.
+
+    Attributes:
+        outcomes: The outcomes of the tasks that failed, in task order.
+    """
+
+    outcomes: tuple[Outcome[Any], ...] = ()
+
+    def __new__(cls, message: str, errors: Sequence[Exception], **_: Any) -> Self:
+        return super().__new__(cls, message, errors)
+
+    def __init__(
+        self,
+        message: str,
+        errors: Sequence[Exception],
+        *,
+        outcomes: Sequence[Outcome[Any]] = (),
+    ) -> None:
+        ExceptionGroup.__init__(self, message, errors)
+        self.outcomes = tuple(outcomes)
+
+    def derive(self, errors: Sequence[Exception]) -> RunFailedError:  # type: ignore[override]
+        """Return a group like this one with other errors (for `split` and ``except*``)."""
+        chosen = {id(error) for error in errors}
+        outcomes = [outcome for outcome in self.outcomes if id(outcome.reason) in chosen]
+        return RunFailedError(self.message, errors, outcomes=outcomes)

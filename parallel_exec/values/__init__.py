@@ -1,0 +1,1 @@
+"""Frozen values: what is asked for and what came of it. Nothing here blocks."""

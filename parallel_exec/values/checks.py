@@ -1,0 +1,47 @@
+"""Checks of arguments: each names the parameter and the value it refuses."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import timedelta
+
+from parallel_exec.errors import ConfigError
+
+__all__ = ["count", "number", "seconds", "sequence_of_tasks"]
+
+
+def refuse(name: str, value: object, wanted: str) -> ConfigError:
+    """Return the error for a parameter that has an unusable value."""
+    return ConfigError(f"{name} must be {wanted}, not {value!r}")
+
+
+def count(name: str, value: object, *, minimum: int = 1) -> int:
+    """Return `value` as a whole number of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise refuse(name, value, f"a whole number of at least {minimum}")
+    return value
+
+
+def number(name: str, value: object, *, minimum: float = 0.0, allow_minimum: bool = False) -> float:
+    """Return `value` as a finite number above `minimum` (or equal to it, if allowed)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise refuse(name, value, "a number")
+    if not math.isfinite(value) or value < minimum or (value == minimum and not allow_minimum):
+        wanted = f"a finite number {'of at least' if allow_minimum else 'above'} {minimum:g}"
+        raise refuse(name, value, wanted)
+    return float(value)
+
+
+def seconds(name: str, value: object, *, allow_zero: bool = False) -> float:
+    """Return a duration in seconds, from a number or a `timedelta`."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    return number(name, value, allow_minimum=allow_zero)
+
+
+def sequence_of_tasks(name: str, value: object) -> Iterable[object]:
+    """Return `value` if it can hold tasks: a bare string is one command, not many."""
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise refuse(name, value, "a list or another iterable of tasks")
+    return value

@@ -1,0 +1,288 @@
+"""What to run: an argv, or a script for the POSIX shell, with its options."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from typing import IO, TYPE_CHECKING, Any, TypedDict
+
+from parallel_exec.errors import ConfigError
+from parallel_exec.values import checks
+from parallel_exec.values.secret import MASK, Secret, reveal
+
+if TYPE_CHECKING:
+    from parallel_exec.environments.base import Environment
+
+__all__ = ["Command", "CommandLike", "Options", "sh"]
+
+Word = str | Secret
+Input = bytes | str | Secret | IO[bytes]
+
+
+class Options(TypedDict, total=False):
+    """The options of a command, by keyword; `Command` describes them."""
+
+    env: Mapping[str, Word | None] | None
+    cwd: str | os.PathLike[str] | None
+    input: Input | None
+    timeout: float | timedelta | None
+    kill_after: float | timedelta
+    check: bool
+    max_output_bytes: int | None
+    capture: bool
+    label: str | None
+    on_stdout: Callable[[str], object] | None
+    on_stderr: Callable[[str], object] | None
+    encoding: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Command:
+    """A command and its options. Immutable; pickles if its options do.
+
+    Args:
+        args: A list of words runs without a shell; a string runs by ``/bin/sh``.
+            Another `Command` is taken over.
+        env: Variables merged over those of the environment; None removes one.
+        cwd: The directory to run in.
+        input: What the command reads on its standard input: bytes, str (encoded
+            with `encoding`) or a readable binary file. Without it, nothing.
+        timeout: Seconds from its start after which it is ended with
+            `CommandTimeoutError`. None: no limit.
+        kill_after: Seconds between TERM and KILL when it is ended.
+        check: Whether an exit status other than 0 or a signal is an error. It
+            governs these two only: a timeout, an output limit, a cancel and a
+            lost connection are always errors.
+        max_output_bytes: Bytes kept of stdout and stderr together; one more ends
+            the command with `OutputLimitError`. None: no limit.
+        capture: Whether the output is kept in the result.
+        label: How reports and errors call it. None: the words themselves.
+        on_stdout: Called with each line of stdout while the command runs, as str
+            without its line end. It runs in a thread of its own for each command;
+            a slow one slows the command down, and one that raises is logged and
+            loses nothing.
+        on_stderr: The same for stderr.
+        encoding: How output becomes text, and text input bytes. Bytes that do not
+            decode are replaced.
+
+    Raises:
+        ConfigError: A value cannot be used; the message names it.
+    """
+
+    args: str | tuple[Word, ...]
+    env: Mapping[str, Word | None] | None = None
+    cwd: str | None = None
+    input: Input | None = field(default=None, repr=False)
+    timeout: float | None = None
+    kill_after: float = 5.0
+    check: bool = True
+    max_output_bytes: int | None = None
+    capture: bool = True
+    label: str | None = None
+    on_stdout: Callable[[str], object] | None = None
+    on_stderr: Callable[[str], object] | None = None
+    encoding: str = "utf-8"
+    environment: Environment | None = None
+    shell: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        args: Any = self.args
+        if isinstance(args, Script):
+            put(self, "args", args.words)
+            put(self, "shell", True)
+        elif isinstance(args, str):
+            put(self, "args", (_word("command", args),))
+            put(self, "shell", True)
+        elif isinstance(args, Sequence) and not isinstance(args, bytes):
+            put(self, "args", tuple(_word("command", word) for word in args))
+        else:
+            raise checks.refuse("command", args, "a string or a list of words")
+        if not self.args or (len(self.args) == 1 and not reveal(self.args[0]).strip()):
+            raise ConfigError("command must not be empty")
+        if not self.shell and not reveal(self.args[0]):
+            raise ConfigError("command must name a program, not ''")
+        if self.env is not None:
+            put(self, "env", _environment(self.env))
+        if self.cwd is not None:
+            put(self, "cwd", reveal(_word("cwd", self.cwd)))
+        if self.timeout is not None:
+            put(self, "timeout", checks.seconds("timeout", self.timeout))
+        put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
+        if self.max_output_bytes is not None:
+            checks.count("max_output_bytes", self.max_output_bytes)
+        for name in ("check", "capture"):
+            if not isinstance(getattr(self, name), bool):
+                raise checks.refuse(name, getattr(self, name), "True or False")
+        for name in ("on_stdout", "on_stderr"):
+            if getattr(self, name) is not None and not callable(getattr(self, name)):
+                raise checks.refuse(name, getattr(self, name), "a function of one line")
+        if self.label is not None and not isinstance(self.label, str):
+            raise checks.refuse("label", self.label, "a string")
+        _check_encoding(self.encoding)
+        _check_input(self.input)
+
+    @classmethod
+    def of(cls, command: CommandLike, **options: Any) -> Command:
+        """Return `command` as a `Command`, with `options` over its own."""
+        if not isinstance(command, Command):
+            command = cls(command, **_known(options))  # type: ignore[arg-type]
+        elif options:
+            command = command.replace(**options)
+        return command
+
+    def replace(self, **options: Any) -> Command:
+        """Return a copy with other `options`; the command itself stays."""
+        words = Script(self.args) if self.shell else self.args  # type: ignore[arg-type]
+        return replace(self, args=words, **_known(options))
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """The words as given, secrets still masked; a script is joined to one."""
+        return self.args  # type: ignore[return-value]
+
+    def argv(self) -> list[str]:
+        """Return the plain words to execute, secrets revealed."""
+        if self.shell:
+            return ["/bin/sh", "-c", self.script()]
+        return [reveal(word) for word in self.words]
+
+    def script(self) -> str:
+        """Return the plain shell text to execute, secrets revealed."""
+        if self.shell:
+            return "".join(reveal(word) for word in self.words)
+        return shlex.join(reveal(word) for word in self.words)
+
+    def input_bytes(self) -> bytes | None:
+        """Return `input` as bytes, or None if there is none or it is a file."""
+        value = self.input
+        if isinstance(value, Secret):
+            value = value.reveal()
+        if isinstance(value, str):
+            return value.encode(self.encoding)
+        return bytes(value) if isinstance(value, bytes | bytearray | memoryview) else None
+
+    def __str__(self) -> str:
+        """Return the label, or the words with secrets masked."""
+        if self.label is not None:
+            return self.label
+        if self.shell:
+            return "".join(map(str, self.words))
+        return " ".join(MASK if isinstance(w, Secret) else shlex.quote(w) for w in self.words)
+
+    def __repr__(self) -> str:
+        shown = []
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.repr and item.name not in ("args", "shell") and value != item.default:
+                shown.append(f", {item.name}={value!r}")
+        words = repr("".join(map(str, self.words))) if self.shell else repr(list(self.words))
+        return f"Command({words}{''.join(shown)})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Command):
+            return NotImplemented
+        return all(getattr(self, f.name) == getattr(other, f.name) for f in fields(self))
+
+    def __hash__(self) -> int:
+        return hash((self.args, self.shell, self.cwd, self.timeout, self.label))
+
+
+CommandLike = str | Sequence[Word] | Command
+
+
+class Script:
+    """Shell text in pieces, so that secret pieces stay masked."""
+
+    __slots__ = ("words",)
+
+    def __init__(self, words: tuple[Word, ...]) -> None:
+        self.words = words
+
+
+def sh(template: str, *values: object, **options: Any) -> Command:
+    """Return a shell command with every value quoted: ``sh("grep {} {}", pattern, path)``.
+
+    Only a literal ``{}`` is replaced; every other brace is left to the shell.
+
+    Args:
+        template: The script, with ``{}`` where a value goes.
+        *values: str, `Secret`, path or number; each becomes exactly one word.
+        **options: The options of `Command`.
+
+    Raises:
+        ConfigError: The number of values differs from the number of ``{}``.
+    """
+    if not isinstance(template, str):
+        raise checks.refuse("template", template, "a string")
+    texts = template.split("{}")
+    if len(texts) - 1 != len(values):
+        raise ConfigError(
+            f"template must have one {{}} for each of the {len(values)} values,"
+            f" not {len(texts) - 1}: {template!r}"
+        )
+    words: list[Word] = [_word("template", texts[0])]
+    for value, text in zip(values, texts[1:], strict=True):
+        words += [_quoted(value), text]
+    return Command(Script(tuple(word for word in words if word != "")), **_known(options))  # type: ignore[arg-type]
+
+
+def _quoted(value: object) -> Word:
+    if isinstance(value, Secret):
+        return Secret(shlex.quote(reveal(_word("value", value))))
+    if isinstance(value, int | float):
+        value = str(value)
+    return shlex.quote(_word("value", value))  # type: ignore[arg-type]
+
+
+def _known(options: dict[str, Any]) -> dict[str, Any]:
+    unknown = options.keys() - _OPTIONS
+    if unknown:
+        name = min(unknown)
+        raise ConfigError(f"{name} is not an option of a command (value {options[name]!r})")
+    return options
+
+
+def _word(name: str, value: object) -> Word:
+    """Return `value` as one word: a string without NUL."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, bytes):
+        value = os.fsdecode(value)
+    if not isinstance(value, str | Secret):
+        raise checks.refuse(name, value, "made of strings")
+    if "\0" in reveal(value):
+        raise checks.refuse(name, value, "free of NUL bytes")
+    return value
+
+
+def _environment(env: object) -> dict[str, Word | None]:
+    if not isinstance(env, Mapping):
+        raise checks.refuse("env", env, "a mapping of names to strings")
+    for name, value in env.items():
+        if not isinstance(name, str) or not name or "=" in name or "\0" in name:
+            raise ConfigError(f"env has a name that cannot be one: {name!r}")
+        if value is not None and not isinstance(value, str | Secret):
+            raise ConfigError(f"env[{name!r}] must be a string or None, not {value!r}")
+        if value is not None and "\0" in reveal(value):
+            raise ConfigError(f"env[{name!r}] must be free of NUL bytes, not {value!r}")
+    return dict(env)
+
+
+def _check_encoding(encoding: object) -> None:
+    try:
+        b"".decode(encoding)  # type: ignore[arg-type]
+    except (LookupError, TypeError):
+        raise checks.refuse("encoding", encoding, "the name of a text encoding") from None
+
+
+def _check_input(value: object) -> None:
+    known = bytes | bytearray | memoryview | str | Secret
+    if value is not None and not isinstance(value, known) and not hasattr(value, "read"):
+        raise checks.refuse("input", value, "bytes, str or a readable binary file")
+
+
+_OPTIONS = {item.name for item in fields(Command) if item.init} - {"args"}

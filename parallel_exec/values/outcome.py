@@ -1,0 +1,171 @@
+"""How one task ended, and how many did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar, overload
+
+from parallel_exec.errors import RunFailedError
+
+__all__ = ["Outcome", "Outcomes", "Status", "name_task", "run_failed"]
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+Status = Literal["fulfilled", "rejected", "cancelled", "skipped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T_co]):
+    """How one task ended.
+
+    Attributes:
+        index: Its place among the tasks, from 0.
+        label: Its name: the command's words, or the function's qualified name.
+        status: "fulfilled"; "rejected" (it failed); "cancelled" (started, then
+            stopped); "skipped" (never started).
+        value: What it gave, if fulfilled: a `Result`, or what the function returned.
+        reason: The error, if it was not fulfilled.
+        attempts: How many tries were made; 0 if skipped.
+        duration_s: Seconds from the first start to the end, waits between tries
+            included.
+        attempt_errors: The error of every try that failed, in order.
+        abandoned: Whether it could not be ended and is still running: a function
+            cannot be killed.
+    """
+
+    index: int
+    label: str
+    status: Status
+    value: T_co | None
+    reason: BaseException | None
+    attempts: int
+    duration_s: float
+    attempt_errors: tuple[BaseException, ...] = ()
+    abandoned: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether the task was fulfilled."""
+        return self.status == "fulfilled"
+
+    def result(self) -> T_co:
+        """Return the value.
+
+        Raises:
+            BaseException: The `reason`, if there is one.
+        """
+        if self.reason is not None:
+            raise self.reason
+        return self.value  # type: ignore[return-value]
+
+
+class Outcomes(Sequence[Outcome[T_co]]):
+    """The outcomes of a run, in task order. Immutable.
+
+    Attributes:
+        fulfilled: Those that gave a value.
+        rejected: Those that failed.
+        cancelled: Those that were started and stopped.
+        skipped: Those that never started.
+    """
+
+    __slots__ = ("_outcomes",)
+
+    def __init__(self, outcomes: Iterable[Outcome[T_co]]) -> None:
+        self._outcomes = tuple(outcomes)
+
+    def _having(self, status: Status) -> tuple[Outcome[T_co], ...]:
+        return tuple(outcome for outcome in self._outcomes if outcome.status == status)
+
+    @property
+    def fulfilled(self) -> tuple[Outcome[T_co], ...]:
+        """The outcomes of the tasks that gave a value."""
+        return self._having("fulfilled")
+
+    @property
+    def rejected(self) -> tuple[Outcome[T_co], ...]:
+        """The outcomes of the tasks that failed."""
+        return self._having("rejected")
+
+    @property
+    def cancelled(self) -> tuple[Outcome[T_co], ...]:
+        """The outcomes of the tasks that were started, then stopped."""
+        return self._having("cancelled")
+
+    @property
+    def skipped(self) -> tuple[Outcome[T_co], ...]:
+        """The outcomes of the tasks that never started."""
+        return self._having("skipped")
+
+    @property
+    def ok(self) -> bool:
+        """Whether every task was fulfilled."""
+        return all(outcome.status == "fulfilled" for outcome in self._outcomes)
+
+    def values(self) -> list[T_co]:
+        """Return the values of the fulfilled, in task order."""
+        return [outcome.value for outcome in self._outcomes if outcome.ok]  # type: ignore[misc]
+
+    def raise_for_failures(self) -> None:
+        """Do nothing if every task was fulfilled.
+
+        Raises:
+            RunFailedError: The errors of all the others, each naming its task.
+        """
+        if not self.ok:
+            raise run_failed(self._outcomes)
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome[T_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Outcomes[T_co]: ...
+    def __getitem__(self, index: int | slice) -> Outcome[T_co] | Outcomes[T_co]:
+        if isinstance(index, slice):
+            return Outcomes(self._outcomes[index])
+        return self._outcomes[index]
+
+    def __len__(self) -> int:
+        return len(self._outcomes)
+
+    def __eq__(self, other: object) -> bool:
+        return self._outcomes == other._outcomes if isinstance(other, Outcomes) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._outcomes)
+
+    def __repr__(self) -> str:
+        counts = [
+            f"{len(having)} {status}"
+            for status in ("fulfilled", "rejected", "cancelled", "skipped")
+            if (having := self._having(status))  # type: ignore[arg-type]
+        ]
+        return f"<Outcomes: {', '.join(counts) or 'none'}>"
+
+
+def name_task(error: BaseException, index: int, label: str, attempts: int) -> None:
+    """Add the note to `error` that names its task, once."""
+    note = f"task {index}: {label}" + (f" ({attempts} attempts)" if attempts > 1 else "")
+    if note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+
+
+def run_failed(outcomes: Sequence[Outcome[Any]]) -> RunFailedError:
+    """Return the error for the tasks among `outcomes` that were not fulfilled."""
+    failed = [outcome for outcome in outcomes if not outcome.ok]
+    rejected = [outcome for outcome in failed if outcome.status == "rejected"] or failed
+    errors = []
+    for outcome in failed:
+        error = outcome.reason
+        if not isinstance(error, Exception):
+            error = RuntimeError(f"{type(error).__name__}: {error}")
+            error.__cause__ = outcome.reason
+        name_task(error, outcome.index, outcome.label, outcome.attempts)
+        errors.append(error)
+    shown = "; ".join(
+        f"task {outcome.index} ({outcome.label}): {type(outcome.reason).__name__}"
+        for outcome in rejected[:3]
+    )
+    more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
+    message = f"{len(failed)} of {len(outcomes)} tasks failed: {shown}{more}"
+    return RunFailedError(message, errors, outcomes=failed)

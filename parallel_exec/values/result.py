@@ -1,0 +1,155 @@
+"""What one command produced."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from parallel_exec.errors import (
+    CommandFailedError,
+    CommandTimeoutError,
+    ConnectionLostError,
+    OutputLimitError,
+    ParallelExecError,
+    TaskCancelledError,
+)
+from parallel_exec.values.command import Command
+
+__all__ = ["Result", "Stopped", "lines_of"]
+
+Stopped = Literal["timeout", "cancel", "output", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What one command produced, whole or up to the moment it was stopped.
+
+    Attributes:
+        command: The command that ran.
+        environment: The name of the place it ran in.
+        stdout: Its standard output, byte for byte.
+        stderr: Its standard error.
+        exit_code: The status it exited with; None if a signal ended it or no
+            status is known.
+        signal: The name of the signal that ended it ("SIGTERM"), else None.
+        stopped: Why it was stopped from here: "timeout", "cancel", "output" (too
+            much of it), "lost" (the connection broke); None if it ended by itself.
+        started_at: When it started, in seconds since the epoch, as `time.time`.
+        duration_s: Seconds from start to end.
+        queued_s: Seconds it waited for its turn before that.
+        attempts: How many tries it took, this one included.
+    """
+
+    command: Command
+    environment: str
+    stdout: bytes = field(repr=False)
+    stderr: bytes = field(repr=False)
+    exit_code: int | None
+    signal: str | None
+    stopped: Stopped | None
+    started_at: float
+    duration_s: float
+    queued_s: float
+    attempts: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended by itself with exit status 0."""
+        return self.exit_code == 0 and self.stopped is None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether it was ended for being over its `timeout`."""
+        return self.stopped == "timeout"
+
+    @property
+    def truncated(self) -> bool:
+        """Whether it was ended for printing more than `max_output_bytes`."""
+        return self.stopped == "output"
+
+    def text(self, encoding: str | None = None, errors: str = "replace") -> str:
+        """Return stdout as text; bytes that do not decode are replaced by default."""
+        return self.stdout.decode(encoding or self.command.encoding, errors)
+
+    def lines(self, encoding: str | None = None, errors: str = "replace") -> list[str]:
+        """Return the lines of stdout without their line ends."""
+        return lines_of(self.text(encoding, errors))
+
+    def json(self) -> Any:
+        """Return stdout parsed as JSON.
+
+        Raises:
+            ValueError: It is no JSON (`json.JSONDecodeError`).
+        """
+        return json.loads(self.stdout)
+
+    def check(self) -> Result:
+        """Return this result if `ok`.
+
+        Raises:
+            CommandError, TaskCancelledError, ConnectionLostError: It is not.
+        """
+        error = self.error(check=True)
+        if error is not None:
+            raise error
+        return self
+
+    def error(self, *, check: bool) -> ParallelExecError | None:
+        """Return the error that this result stands for, if it does for one.
+
+        Args:
+            check: Whether an exit status or a signal counts.
+        """
+        where = f"on {self.environment}"
+        if self.stopped == "timeout":
+            limit = self.command.timeout
+            after = f"{limit:g} s" if limit is not None else f"{self.duration_s:.3g} s"
+            return CommandTimeoutError(
+                f"{self.command} timed out {where} after {after}{self._tail()}", result=self
+            )
+        if self.stopped == "output":
+            return OutputLimitError(
+                f"{self.command} printed more than {self.command.max_output_bytes} bytes {where}"
+                " and was ended",
+                result=self,
+            )
+        if self.stopped == "cancel":
+            return TaskCancelledError(
+                f"{self.command} was cancelled {where} after {self.duration_s:.3g} s",
+                result=self,
+                environment=self.environment,
+                attempts=self.attempts,
+            )
+        if self.stopped == "lost":
+            return ConnectionLostError(
+                f"the connection was lost {where} under {self.command}; its end is unknown",
+                result=self,
+                environment=self.environment,
+                attempts=self.attempts,
+            )
+        if check and not self.ok:
+            return CommandFailedError(
+                f"{self.command} {self._ending()} {where}{self._tail()}", result=self
+            )
+        return None
+
+    def _ending(self) -> str:
+        if self.signal is not None:
+            return f"was ended by {self.signal}"
+        if self.exit_code is None:
+            return "ended without a known exit status"
+        return f"exited with {self.exit_code}"
+
+    def _tail(self) -> str:
+        """Return the last line of stderr, for the message."""
+        lines = self.stderr[-1000:].decode(self.command.encoding, "replace").strip().splitlines()
+        return f": {lines[-1][-200:]}" if lines else ""
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Split `text` at line feeds; a carriage return before one belongs to it."""
+    lines = text.replace("\r\n", "\n").split("\n")
+    if lines[-1] == "":
+        lines.pop()
+    return lines

@@ -1,0 +1,142 @@
+"""Output on its way from a command to its user: kept, limited, split into lines."""
+
+from __future__ import annotations
+
+import codecs
+import logging
+import threading
+from collections.abc import Callable
+
+from parallel_exec.reactor.mailbox import Mailbox
+from parallel_exec.values.command import Command
+
+__all__ = ["Output", "LineSplitter"]
+
+log = logging.getLogger("parallel_exec")
+
+LONGEST_LINE = 1 << 20  # an unfinished line is handed over at this many bytes
+BACKLOG = 1 << 20  # bytes that may wait for slow callbacks before reading pauses
+
+STDOUT, STDERR = 0, 1
+
+
+class LineSplitter:
+    """Splits one stream of bytes into lines of text, whatever its chunks are."""
+
+    def __init__(self, encoding: str, longest: int = LONGEST_LINE) -> None:
+        self._encoding = encoding
+        self._longest = longest
+        # Bytes cannot be split at b"\n" in every encoding (UTF-16), so text is split.
+        # Those where it works, almost all, take the faster way.
+        self._decoder = codecs.getincrementaldecoder(encoding)("replace")
+        self._rest: list[str] = []
+        self._rest_size = 0
+
+    def feed(self, data: bytes, *, final: bool = False) -> list[str]:
+        r"""Take more bytes; return the lines they complete, without "\n" or "\r\n"."""
+        text = self._decoder.decode(data, final)
+        *lines, last = text.split("\n")
+        if lines:
+            lines[0] = "".join((*self._rest, lines[0]))
+            self._rest.clear()
+            self._rest_size = 0
+            if "\r" in text:
+                lines = [line.removesuffix("\r") for line in lines]
+        if last:
+            self._rest.append(last)
+            self._rest_size += len(last)
+        if self._rest and (final or self._rest_size >= self._longest):
+            lines.append("".join(self._rest))
+            self._rest.clear()
+            self._rest_size = 0
+        return lines
+
+
+class Output:
+    """What a command prints: keeps it, counts it, hands its lines to callbacks.
+
+    `take` and `close` are called by the one thread that reads the command's output.
+    Callbacks run in a thread of the command's own, in order. When they fall behind,
+    `full` is true and the reader shall pause until `resume` is called, from any thread.
+
+    One lock: it guards the backlog's counter; callbacks are made outside of it.
+    """
+
+    __slots__ = (
+        "_backlog",
+        "_calls",
+        "_capture",
+        "_kept",
+        "_left",
+        "_lock",
+        "_mailbox",
+        "_resume",
+        "_splitters",
+    )
+
+    def __init__(self, command: Command, resume: Callable[[], object]) -> None:
+        self._capture = command.capture
+        self._kept: tuple[list[bytes], list[bytes]] = ([], [])
+        self._left = command.max_output_bytes
+        self._mailbox: Mailbox | None = None
+        if command.on_stdout is not None or command.on_stderr is not None:
+            self._mailbox = Mailbox("parallel_exec lines")
+            self._calls = (command.on_stdout, command.on_stderr)
+            self._splitters = (LineSplitter(command.encoding), LineSplitter(command.encoding))
+            self._lock = threading.Lock()
+            self._backlog = 0
+            self._resume = resume
+
+    def take(self, stream: int, data: bytes) -> bool:
+        """Take bytes of STDOUT or STDERR; return False if they are more than the limit.
+
+        What is within the limit is kept and handed on all the same.
+        """
+        within = True
+        if self._left is not None:
+            if len(data) > self._left:
+                data = data[: self._left]
+                within = False
+            self._left -= len(data)
+        if self._capture:
+            self._kept[stream].append(data)
+        if self._mailbox is not None and self._calls[stream] is not None:
+            with self._lock:
+                self._backlog += len(data)
+            self._mailbox.put(self._call, stream, data, False)
+        return within
+
+    @property
+    def full(self) -> bool:
+        """Whether callbacks are so far behind that reading shall pause."""
+        return self._mailbox is not None and self._backlog > BACKLOG
+
+    def close(self, done: Callable[[], object]) -> None:
+        """Call `done` when the last callback has returned: at once if there is none."""
+        if self._mailbox is None:
+            done()
+            return
+        for stream in (STDOUT, STDERR):
+            if self._calls[stream] is not None:
+                self._mailbox.put(self._call, stream, b"", True)
+        self._mailbox.put(done)
+
+    def kept(self, stream: int) -> bytes:
+        """Return what was captured of STDOUT or STDERR."""
+        chunks = self._kept[stream]
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def _call(self, stream: int, data: bytes, final: bool) -> None:
+        call = self._calls[stream]
+        assert call is not None
+        for line in self._splitters[stream].feed(data, final=final):
+            try:
+                call(line)
+            except Exception:
+                log.exception("a callback for output raised: %r", call)
+        with self._lock:
+            was_full = self._backlog > BACKLOG
+            self._backlog -= len(data)
+            resume = was_full and self._backlog <= BACKLOG
+        if resume:
+            self._resume()

@@ -1,0 +1,265 @@
+"""The service thread: it watches descriptors, keeps timers and takes messages.
+
+Everything that must not wait for anything else happens here: starting and draining
+local commands, the steps of the scheduler that nobody's thread is at hand for, retries,
+rates and deadlines. What runs here must never block and never call foreign code.
+
+`post` is what makes the library safe under Ctrl-C: a KeyboardInterrupt can hit the
+calling thread at any bytecode, so that thread changes no shared state. It appends to a
+deque, which either has happened or has not.
+
+No locks here. The handlers, the timer heap and the poller belong to the service thread;
+the inbox is a deque, whose `append` and `popleft` are atomic.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from parallel_exec.reactor import poller
+
+__all__ = ["Clock", "Reactor", "Timer", "get"]
+
+log = logging.getLogger("parallel_exec")
+
+
+class Timer:
+    """A call that is due at a time; `cancel` may come from any thread."""
+
+    __slots__ = ("args", "call", "order", "when")
+
+    def __init__(self, when: float, order: int, call: Callable[..., object], args: Any) -> None:
+        self.when = when
+        self.order = order
+        self.call: Callable[..., object] | None = call
+        self.args = args
+
+    def __lt__(self, other: Timer) -> bool:
+        return (self.when, self.order) < (other.when, other.order)
+
+    def cancel(self) -> None:
+        """Make the call not happen, if it has not begun. Idempotent."""
+        self.call = None
+        self.args = ()
+
+
+class Clock(Protocol):
+    """Time, as the engine needs it. `parallel_exec.testing` has one that stands still."""
+
+    def now(self) -> float:
+        """Return monotonic seconds."""
+
+    def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
+        """Have `call` made at `when`, in the service thread. From any thread."""
+
+    def post(self, call: Callable[..., object], *args: Any) -> None:
+        """Have `call` made soon, in order, in the service thread. From any thread,
+        signal handlers and finalizers included: takes no lock, changes no state.
+        """
+
+
+class Reactor:
+    """One service thread, started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._poller = poller.make()
+        self._handlers: dict[int, Callable[[], object]] = {}
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._timers: list[Timer] = []
+        self._order = itertools.count()
+        self._sleeping = False
+        self._owner = threading.Lock()  # held by the one thread that runs the loop
+        self._thread: threading.Thread | None = None
+        self._ident: int | None = None
+        self._stopped = False
+        self._compact_at = 1024
+        self.messages = 0  # how many came from outside; tells what may have changed since
+        if hasattr(os, "eventfd"):
+            self._wake_read = self._wake_write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        else:
+            self._wake_read, self._wake_write = os.pipe()
+            os.set_blocking(self._wake_read, False)
+            os.set_blocking(self._wake_write, False)
+        self.watch(self._wake_read, self._woken)
+
+    # From any thread
+
+    @staticmethod
+    def now() -> float:
+        """Return monotonic seconds."""
+        return time.monotonic()
+
+    def post(self, call: Callable[..., object], *args: Any) -> None:
+        """See `Clock.post`."""
+        self._inbox.append((call, args))
+        # The loop says that it sleeps before it looks at the inbox a last time, so one
+        # of the two sees the other. Nothing is noted here that an interrupt between
+        # the lines could leave half done.
+        if self._sleeping:
+            self._wake()
+        if self._ident is None:
+            self._start()
+
+    def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
+        """See `Clock.call_at`."""
+        timer = Timer(when, next(self._order), call, args)
+        if self.inside():
+            heapq.heappush(self._timers, timer)
+        else:
+            self.post(heapq.heappush, self._timers, timer)
+        return timer
+
+    def inside(self) -> bool:
+        """Return whether this is the service thread."""
+        return threading.get_ident() == self._ident
+
+    def stop(self) -> None:
+        """End the service thread and wait for it. What was posted before is still done."""
+        thread = self._thread
+        if thread is None or not thread.is_alive() or self.inside():
+            return
+        self.post(self._stop)
+        thread.join()
+
+    # In the service thread
+
+    def watch(self, fd: int, handler: Callable[[], object], interest: int = poller.READ) -> None:
+        """Have `handler` called whenever `fd` is ready. It may be called in vain."""
+        self._poller.add(fd, interest)
+        self._handlers[fd] = handler
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching `fd`, before it is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poller.remove(fd)
+
+    def _start(self) -> None:
+        """Start the thread. Two may be started, by two threads or after an interrupt in
+        here; the second finds the loop owned and ends.
+        """
+        for attempt in itertools.count():
+            try:
+                threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
+                return
+            except RuntimeError:  # out of threads: others may end
+                if attempt == 100 or sys.is_finalizing():
+                    raise
+                time.sleep(0.05)
+
+    def _wake(self) -> None:
+        try:
+            os.write(self._wake_write, b"\1\0\0\0\0\0\0\0")
+        except BlockingIOError:  # it has been woken often enough
+            pass
+
+    def _woken(self) -> None:
+        try:
+            os.read(self._wake_read, 4096)
+        except BlockingIOError:
+            pass
+
+    def _stop(self) -> None:
+        self._stopped = True
+
+    def _run(self) -> None:
+        if not self._owner.acquire(blocking=False):
+            return
+        self._thread = threading.current_thread()
+        self._ident = threading.get_ident()
+        try:
+            while not self._stopped:
+                self._turn()
+        finally:
+            self._stopped = False
+            self._ident = None
+            self._owner.release()
+
+    def _turn(self) -> None:
+        self._sleeping = True
+        wait = 0.0 if self._inbox else self._until_next_timer()
+        ready = self._poller.wait(wait)
+        self._sleeping = False
+        handlers = self._handlers
+        for fd in ready:
+            handler = handlers.get(fd)  # None: an earlier one of this turn removed it
+            if handler is not None:
+                self._call(handler, ())
+        inbox = self._inbox
+        for _ in range(len(inbox)):  # what these post in turn comes next time
+            self.messages += 1
+            self._call(*inbox.popleft())
+        if self._timers:
+            self._fire()
+
+    def _until_next_timer(self) -> float | None:
+        timers = self._timers
+        while timers and timers[0].call is None:
+            heapq.heappop(timers)
+        return max(0.0, timers[0].when - self.now()) if timers else None
+
+    def _fire(self) -> None:
+        timers = self._timers
+        now = self.now()
+        while timers and timers[0].when <= now:
+            timer = heapq.heappop(timers)
+            if timer.call is not None:
+                self._call(timer.call, timer.args)
+        if len(timers) > self._compact_at:
+            # Cancelled timers stay in the heap until they are due: a million short
+            # commands with a long timeout would fill it.
+            timers[:] = [timer for timer in timers if timer.call is not None]
+            heapq.heapify(timers)
+            self._compact_at = max(1024, 2 * len(timers))
+
+    @staticmethod
+    def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:
+        try:
+            call(*args)
+        except Exception:
+            log.exception("the service thread met an error in %r", call)
+
+    def _forget(self) -> None:
+        """In a forked child: close the descriptors, touch nothing that is shared."""
+        for fd in {self._wake_read, self._wake_write, *self._handlers}:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+        self._handlers.clear()
+        self._poller.close()
+
+
+_reactor: Reactor | None = None
+
+
+def get() -> Reactor:
+    """Return the process's reactor. A forked child gets one of its own."""
+    global _reactor
+    reactor = _reactor
+    if reactor is None:
+        # Two threads may come here at once: setdefault is atomic, one of them wins.
+        reactor = _reactor = _made.setdefault(os.getpid(), Reactor())
+    return reactor
+
+
+_made: dict[int, Reactor] = {}
+
+
+def _after_fork_in_child() -> None:
+    global _reactor
+    if _reactor is not None:
+        _reactor._forget()
+    _made.clear()
+    _reactor = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

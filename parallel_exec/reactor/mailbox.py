@@ -1,0 +1,70 @@
+"""Foreign code, called in order, off the service thread.
+
+A callback of the user's may block, or call back into the library; neither may happen in
+the service thread. A mailbox gives each owner its own line of calls and a thread that
+exists only while there is something to call.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Mailbox"]
+
+log = logging.getLogger("parallel_exec")
+
+LINGER_S = 0.05  # how long the thread waits for more before it ends
+
+
+class Mailbox:
+    """Calls functions one after the other in a thread that comes and goes.
+
+    One lock: it guards `_calls` and `_running`; calls are made outside of it.
+    """
+
+    __slots__ = ("_calls", "_condition", "_name", "_running")
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._condition = threading.Condition(threading.Lock())
+        self._running = False
+
+    def put(self, call: Callable[..., object], *args: Any) -> None:
+        """Have `call` made after those put before. An exception in it is logged."""
+        with self._condition:
+            self._calls.append((call, args))
+            if self._running:
+                self._condition.notify()
+                return
+            self._running = True
+        self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # out of threads: try again when there may be some
+            from parallel_exec.reactor.loop import get
+
+            reactor = get()
+            reactor.call_at(reactor.now() + 0.05, self._start)
+
+    def _run(self) -> None:
+        while True:
+            with self._condition:
+                if not self._calls:
+                    self._condition.wait(LINGER_S)
+                if not self._calls:
+                    self._running = False
+                    return
+                call, args = self._calls.popleft()
+            try:
+                call(*args)
+            except Exception:
+                log.exception("a callback raised: %r", call)
+            del call, args

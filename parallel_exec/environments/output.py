@@ -106,6 +106,11 @@ class Output:
             self._mailbox.put(self._call, stream, data, False)
         return within
 
+    def discards(self, stream: int) -> bool:
+        """Return whether nobody wants to know what comes on a stream."""
+        wanted = self._capture or self._left is not None
+        return not wanted and (self._mailbox is None or self._calls[stream] is None)
+
     @property
     def full(self) -> bool:
         """Whether callbacks are so far behind that reading shall pause."""

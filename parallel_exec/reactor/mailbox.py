@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from parallel_exec.reactor.loop import get
+
 __all__ = ["Mailbox"]
 
 log = logging.getLogger("parallel_exec")
@@ -49,8 +51,6 @@ class Mailbox:
         try:
             thread.start()
         except RuntimeError:  # out of threads: try again when there may be some
-            from parallel_exec.reactor.loop import get
-
             reactor = get()
             reactor.call_at(reactor.now() + 0.05, self._start)
 

@@ -156,6 +156,10 @@ class Command:
             return "".join(reveal(word) for word in self.words)
         return shlex.join(reveal(word) for word in self.words)
 
+    def has_secrets(self) -> bool:
+        """Return whether a word of it is a `Secret`."""
+        return any(isinstance(word, Secret) for word in self.words)
+
     def input_bytes(self) -> bytes | None:
         """Return `input` as bytes, or None if there is none or it is a file."""
         value = self.input

@@ -1,0 +1,238 @@
+"""This machine as a place for commands: all of them drained by the service thread."""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import threading
+from collections import deque
+
+from parallel_exec import reactor
+from parallel_exec.environments.base import Execution, Ticket
+from parallel_exec.environments.local import descendants
+from parallel_exec.environments.local.process import Process
+from parallel_exec.environments.local.watchdog import MARK, Watchdog
+from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.values.command import Command
+
+__all__ = ["LocalBackend"]
+
+log = logging.getLogger("parallel_exec")
+
+ROOM_S = 0.05  # how often a command without descriptors or processes tries again
+CHECK_S = 0.01  # how often what is being ended is looked at
+
+
+class Host:
+    """What all local backends of this process share: the watchdog, the null device, the
+    commands that wait for room and those that are being ended.
+
+    Belongs to the service thread, like all that it holds.
+    """
+
+    def __init__(self, loop: reactor.Reactor) -> None:
+        self.reactor = loop
+        self.watchdog = Watchdog()
+        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.serials = itertools.count(1)
+        self.waiting: deque[Process] = deque()
+        self.ending: set[Process] = set()
+        self.running: dict[LocalBackend, set[Process]] = {}
+        self.idle: dict[LocalBackend, list[threading.Event]] = {}
+        self._sought: list[Process] = []
+        self._environ: list[bytes] = []
+        self._environ_at = -1
+        self._checking = False
+        self._groups: set[int] | None = None  # as seen in this check
+
+    def environ(self) -> list[bytes]:
+        """Return this process's variables, as ``NAME=value``.
+
+        Read again after every message from outside, so that a command sees them at
+        least as they were when it was asked for; a copy for each command would cost
+        as much as starting it.
+        """
+        if self._environ_at != self.reactor.messages:
+            own = f"{MARK}=".encode()
+            variables = [name + b"=" + value for name, value in os.environb.items()]
+            self._environ = [each for each in variables if not each.startswith(own)]
+            self._environ_at = self.reactor.messages
+        return self._environ
+
+    def mark(self, serial: int) -> bytes:
+        """Return the variable that marks the processes of a command as ours."""
+        return f"{MARK}={self.watchdog.token}.{serial}".encode()
+
+    def wait_for_room(self, process: Process) -> None:
+        """Have `process` launched again when another has ended, or after a while."""
+        self.waiting.append(process)
+        if len(self.waiting) == 1:
+            self.reactor.call_at(self.reactor.now() + ROOM_S, self.room)
+
+    def room(self) -> None:
+        """Launch what waits for room, as far as there is some."""
+        waiting, self.waiting = self.waiting, deque()
+        while waiting:
+            process = waiting.popleft()
+            process.launch()
+            if self.waiting:  # it was refused again, and so would the others be
+                self.waiting.extend(waiting)
+                return
+
+    def end(self, process: Process) -> None:
+        """Have the end of `process`, which has been told to, seen through."""
+        if not self.ending:
+            self.reactor.call_at(self.reactor.now() + CHECK_S, self._check)
+        self.ending.add(process)
+        if not self._sought:
+            self.reactor.post(self._seek)
+        self._sought.append(process)
+
+    def _seek(self) -> None:
+        """Find who left the sessions that are being ended: one look for all of them."""
+        sought, self._sought = self._sought, []
+        commands = {process.serial: process.pid for process in sought if process.live}
+        if commands:
+            found = descendants.find(self.watchdog.token, commands)
+            for process in sought:
+                process.add_strays(found.get(process.serial, ()))
+
+    def _check(self) -> None:
+        began = self.reactor.now()
+        self._checking = True
+        for process in list(self.ending):
+            process.check()
+        self._checking = False
+        self._groups = None
+        if self.ending:
+            # Looking takes at most a tenth of the time, however large the process table.
+            took = self.reactor.now() - began
+            self.reactor.call_at(began + max(CHECK_S, 10 * took), self._check)
+
+    def group_lives(self, group: int) -> bool:
+        """Return whether a process group that still exists has more than zombies.
+
+        Between two checks the answer is yes: the next check looks.
+        """
+        if not self._checking:
+            return True
+        if self._groups is None:
+            self._groups = descendants.living_groups()
+        return self._groups is None or group in self._groups
+
+    def forget(self) -> None:
+        """In a forked child: give back what belongs to the parent."""
+        self.watchdog.forget()
+        os.close(self.null)
+
+    def gone(self, process: Process) -> None:
+        """Take note that `process` has ended."""
+        self.ending.discard(process)
+        running = self.running.get(process.backend)
+        if running is not None:
+            running.discard(process)
+            if not running:
+                del self.running[process.backend]
+                for idle in self.idle.pop(process.backend, ()):
+                    idle.set()
+
+    def end_all(self, backend: LocalBackend, idle: threading.Event) -> None:
+        """End what runs for `backend`, then set `idle`."""
+        if backend not in self.running:
+            idle.set()
+            return
+        self.idle.setdefault(backend, []).append(idle)
+        for process in list(self.running[backend]):
+            process.end("cancel")
+
+
+class LocalBackend:
+    """Runs commands on this machine. See `parallel_exec.environments.base.Backend`."""
+
+    def __init__(self) -> None:
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """What results and errors call it."""
+        return "local"
+
+    def start(self, command: Command, ticket: Ticket) -> Execution:
+        """See `Backend.start`."""
+        loop = reactor.get()
+        process = Process(self, command, ticket)
+        if loop.inside():
+            self._launch(process)
+        else:
+            loop.post(self._launch, process)
+        return process
+
+    def close(self) -> None:
+        """End what still runs and wait for its end. Idempotent."""
+        self._closed = True
+        _end_all(self)
+
+    def _launch(self, process: Process) -> None:
+        shared = host()
+        process.host = shared
+        if self._closed:
+            process.refuse(
+                ExecutorClosedError("this environment has been closed", environment=self.name)
+            )
+            return
+        shared.running.setdefault(self, set()).add(process)
+        process.launch()
+
+    def __reduce__(self) -> tuple[type[LocalBackend], tuple[()]]:
+        return (type(self), ())
+
+    def __repr__(self) -> str:
+        return "Local()"
+
+
+_host: Host | None = None
+
+
+def host() -> Host:
+    """Return what local backends share. In the service thread only."""
+    global _host
+    if _host is None:
+        _host = Host(reactor.get())
+    return _host
+
+
+def _end_all(backend: LocalBackend) -> None:
+    if _host is None:
+        return
+    loop = reactor.get()
+    idle = threading.Event()
+    loop.post(_host.end_all, backend, idle)
+    if not loop.inside():
+        idle.wait()
+
+
+def _at_exit() -> None:
+    """End every command, then the service thread and the watchdog.
+
+    Threads of the user's that are no daemons have ended by now, and executors have
+    drained: what still runs was left running.
+    """
+    if _host is not None:
+        for backend in list(_host.running):
+            _end_all(backend)
+        reactor.get().stop()
+        _host.watchdog.stop()
+
+
+def _after_fork_in_child() -> None:
+    """The parent's commands are not this process's to end or to wait for."""
+    global _host
+    if _host is not None:
+        _host.forget()
+        _host = None
+
+
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)

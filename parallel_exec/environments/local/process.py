@@ -1,0 +1,563 @@
+"""One local command, from its spawn to its end. Everything here happens in the service
+thread, but for `end` and `kill`, which post to it.
+
+How it ends. The exit of the first process is seen by its pidfd. Then its group is looked
+at: processes that it left in the background and that hold its pipes get `kill_after` to
+finish; others are ended at once. When the command is told to end, its group and whoever
+left it get TERM, after `kill_after` KILL. It is over when nobody is left, whether or not
+somebody outside still holds a pipe.
+
+Signals to a group need an id that cannot have been given to another in the meantime. The
+first process keeps it as long as it is not reaped; after that the pidfd does, where the
+kernel can signal a group by it (Linux 6.9); before Linux 6.9 the group's own members keep
+it, and only a group known to have some is signalled.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from parallel_exec import reactor
+from parallel_exec.environments.base import EndReason, Ticket
+from parallel_exec.environments.local.spawn import spawn
+from parallel_exec.environments.output import STDERR, STDOUT, Output
+from parallel_exec.errors import CommandNotFoundError, CommandStartError, TaskCancelledError
+from parallel_exec.reactor.poller import WRITE
+from parallel_exec.values.command import Command
+from parallel_exec.values.result import Result, Stopped
+from parallel_exec.values.secret import Secret, reveal
+
+if TYPE_CHECKING:
+    from parallel_exec.environments.local.backend import Host, LocalBackend
+    from parallel_exec.environments.local.descendants import Stray
+
+__all__ = ["Process"]
+
+log = logging.getLogger("parallel_exec")
+
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+CHUNK = 1 << 16
+DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
+UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
+GROUP = 4  # PIDFD_SIGNAL_PROCESS_GROUP
+
+
+def _group_by_pidfd() -> bool:
+    """Return whether the kernel can signal a process group by a pidfd (Linux 6.9)."""
+    if not hasattr(os, "pidfd_open"):
+        return False
+    try:
+        fd = os.pidfd_open(os.getpid())
+    except OSError:
+        return False
+    try:
+        signal.pidfd_send_signal(fd, 0, None, GROUP)
+    except ProcessLookupError:
+        return True  # this process leads no group
+    except (OSError, ValueError):
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+GROUP_BY_PIDFD = _group_by_pidfd()
+
+
+class Process:
+    """A command on this machine. See `parallel_exec.environments.base.Execution`."""
+
+    __slots__ = (
+        "backend",
+        "command",
+        "host",
+        "live",
+        "pid",
+        "serial",
+        "ticket",
+        "_status",
+        "_deadline",
+        "_fds",
+        "_input",
+        "_kill_at",
+        "_linger",
+        "_output",
+        "_over",
+        "_pidfd",
+        "_reaped",
+        "_reason",
+        "_slot",
+        "_started",
+        "_started_at",
+        "_strays",
+        "_failure",
+    )
+
+    host: Host
+
+    def __init__(self, backend: LocalBackend, command: Command, ticket: Ticket) -> None:
+        self.backend = backend
+        self.command = command
+        self.ticket = ticket
+        self.pid = 0
+        self.serial = 0
+        self.live = False  # whether it has been spawned and its end not been reported
+        self._over = False
+        self._reason: Stopped | None = None
+        self._failure: BaseException | None = None
+        self._status: int | None = None
+        self._reaped = False
+        self._linger = False
+        self._kill_at = 0.0
+        self._strays: list[Stray] = []
+        self._fds: list[int] = [-1, -1]  # the read ends of STDOUT and STDERR
+        self._input = -1
+        self._pidfd = -1
+        self._slot = -1
+
+    # Starting
+
+    def launch(self) -> None:
+        """Spawn it. It reports later, whatever happens here."""
+        if self._reason is not None:
+            return self.refuse(
+                TaskCancelledError(f"{self.command} was cancelled before it started")
+            )
+        try:
+            self._spawn()
+        except OSError as error:
+            if error.errno in SCARCE:
+                self.ticket.strained(error)
+                self.host.wait_for_room(self)
+            else:
+                self.refuse(self._refusal(error))
+        except (ValueError, TypeError) as error:
+            self.refuse(CommandStartError(f"{self.command} cannot be started: {error}"))
+
+    def _spawn(self) -> None:
+        host = self.host
+        command = self.command
+        watchdog = host.watchdog
+        if watchdog.process is None:
+            watchdog.start()
+        self.serial = serial = next(host.serials)
+        environ = host.environ()
+        if command.env is not None:
+            environ = _merged(environ, command.env)
+        environ = [*environ, host.mark(serial)]
+        self._output = output = Output(command, partial(host.reactor.post, self._resume))
+        data = command.input_bytes()
+        opened: list[int] = []
+        slot = -1
+        try:
+            stdin = host.null
+            if command.input is not None:
+                stdin, self._input = os.pipe()
+                opened += (stdin, self._input)
+            stdout = stderr = host.null
+            if not output.discards(STDOUT):
+                self._fds[STDOUT], stdout = os.pipe()
+                opened += (self._fds[STDOUT], stdout)
+            if not output.discards(STDERR):
+                self._fds[STDERR], stderr = os.pipe()
+                opened += (self._fds[STDERR], stderr)
+            slot = watchdog.announce(serial, command.kill_after)
+            started_at = time.time()
+            started = time.monotonic()
+            self.pid = spawn(command.argv(), environ, command.cwd, stdin, stdout, stderr)
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            self._fds = [-1, -1]
+            self._input = -1
+            watchdog.release(slot)
+            raise
+        self.live = True
+        self._started_at = started_at
+        self._started = started
+        self._slot = slot
+        watchdog.confirm(slot, serial, self.pid, command.kill_after)
+        for fd in (stdin, stdout, stderr):
+            if fd != host.null:
+                os.close(fd)
+        self._watch_exit()
+        for stream, fd in enumerate(self._fds):
+            if fd >= 0:
+                os.set_blocking(fd, False)
+                host.reactor.watch(fd, partial(self._readable, stream))
+        if self._input >= 0:
+            self._feed(data)
+
+    def _watch_exit(self) -> None:
+        if hasattr(os, "pidfd_open"):
+            try:
+                self._pidfd = os.pidfd_open(self.pid)
+                self.host.reactor.watch(self._pidfd, self._exit_seen)
+                return
+            except OSError:
+                pass  # no pidfds, or no descriptor left for one
+        self._poll_exit()
+
+    def _poll_exit(self) -> None:
+        """Look for the exit from time to time, where it cannot be waited for."""
+        if self._over or self._status is not None:
+            return
+        if not self._exit_seen():
+            self.host.reactor.call_at(time.monotonic() + 0.02, self._poll_exit)
+
+    def refuse(self, error: BaseException) -> None:
+        """Report that it did not run, and why."""
+        self._over = True
+        self.host.reactor.post(self._report, error)
+
+    def _refusal(self, error: OSError) -> CommandStartError:
+        """Return the error for a command that the system did not start."""
+        command = self.command
+        if command.cwd is not None and not os.path.isdir(command.cwd):
+            what, kind = f"cwd {command.cwd!r} is not a directory", CommandNotFoundError
+        elif isinstance(error, FileNotFoundError):
+            name = "/bin/sh" if command.shell else str(command.words[0])
+            what, kind = f"command not found: {name}", CommandNotFoundError
+        else:
+            what, kind = f"{command} cannot be started: {error.strerror}", CommandStartError
+        refusal = kind(what, errno=error.errno, environment=self.backend.name)
+        refusal.__cause__ = error if not command.has_secrets() else None
+        return refusal
+
+    # Input and output
+
+    def _feed(self, data: bytes | None) -> None:
+        """Give the command its input, while its output is read."""
+        if data is not None:
+            os.set_blocking(self._input, False)
+            feeder = partial(self._write, memoryview(data), [0])
+            self.host.reactor.watch(self._input, feeder, WRITE)
+            return
+        # A file may block for as long as it likes; that is what its thread is for.
+        fd, self._input = self._input, -1
+        thread = threading.Thread(
+            target=self._feed_file, args=(fd,), name="parallel_exec input", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            os.close(fd)
+            self._fail(error)
+
+    def _write(self, data: memoryview, sent: list[int]) -> None:
+        try:
+            while sent[0] < len(data):
+                sent[0] += os.write(self._input, data[sent[0] : sent[0] + CHUNK])
+        except BlockingIOError:
+            return
+        except OSError:
+            pass  # the command has stopped reading, which it may
+        self._close_input()
+
+    def _feed_file(self, fd: int) -> None:
+        file = self.command.input
+        try:
+            while chunk := file.read(CHUNK):  # type: ignore[union-attr]
+                if isinstance(chunk, str):
+                    chunk = chunk.encode(self.command.encoding)
+                data = memoryview(chunk)
+                while data:
+                    try:
+                        data = data[os.write(fd, data) :]
+                    except BrokenPipeError:
+                        return
+        except Exception as error:
+            self.host.reactor.post(self._fail, error)
+        finally:
+            os.close(fd)
+
+    def _close_input(self) -> None:
+        if self._input >= 0:
+            self.host.reactor.unwatch(self._input)
+            os.close(self._input)
+            self._input = -1
+
+    def _readable(self, stream: int) -> None:
+        fd = self._fds[stream]
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(stream, data)
+        else:
+            self._close_stream(stream)
+            if self._status is not None:
+                self.check()
+
+    def _take(self, stream: int, data: bytes) -> None:
+        if self._reason == "output":
+            return  # what comes after the limit is read, so that it can end, and dropped
+        if not self._output.take(stream, data):
+            self._end("output")
+        elif self._output.full:
+            for fd in self._fds:
+                if fd >= 0:
+                    self.host.reactor.unwatch(fd)
+
+    def _resume(self) -> None:
+        """Read on: the callbacks have caught up."""
+        for stream, fd in enumerate(self._fds):
+            if fd >= 0:
+                self.host.reactor.unwatch(fd)
+                self.host.reactor.watch(fd, partial(self._readable, stream))
+
+    def _close_stream(self, stream: int) -> None:
+        fd = self._fds[stream]
+        if fd >= 0:
+            self.host.reactor.unwatch(fd)
+            os.close(fd)
+            self._fds[stream] = -1
+
+    # Ending
+
+    def end(self, reason: EndReason) -> None:
+        """See `Execution.end`."""
+        self._post(self._end, reason)
+
+    def kill(self) -> None:
+        """See `Execution.kill`."""
+        self._post(self._kill)
+
+    def _post(self, call: Callable[..., None], *args: object) -> None:
+        reactor.get().post(call, *args)
+
+    def _fail(self, error: BaseException) -> None:
+        """End it because its input could not be read; that error is what it ends with."""
+        if not self._over and self._failure is None:
+            self._failure = error
+            self._end("cancel")
+
+    def _end(self, reason: Stopped) -> None:
+        if self._over or self._reason is not None:
+            return
+        self._reason = reason
+        if not self.live:  # it waits for room
+            self.host.waiting.remove(self)
+            self.launch()
+            return
+        self._linger = False
+        self._kill_at = time.monotonic() + self.command.kill_after
+        self.host.end(self)
+        self._signal(signal.SIGTERM)
+
+    def _kill(self) -> None:
+        if self.live and self._reason is not None:
+            self._kill_at = time.monotonic()
+            self.check()
+
+    def add_strays(self, strays: Iterable[Stray]) -> None:
+        """Take over the processes that left the session."""
+        for stray in strays:
+            if self._over:
+                stray.close()
+            else:
+                self._strays.append(stray)
+                stray.send(signal.SIGTERM)
+
+    def _signal(self, number: int) -> bool:
+        """Signal the group; return whether anybody is in it (a dead leader counts until
+        it is reaped).
+        """
+        try:
+            if not self._reaped:
+                os.killpg(self.pid, number)
+            elif GROUP_BY_PIDFD and self._pidfd >= 0:
+                signal.pidfd_send_signal(self._pidfd, number, None, GROUP)
+            else:
+                os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            # Members that became somebody else's (sudo, su) are not ours to signal;
+            # on macOS also the answer for a group of zombies.
+            return number == 0 and not self._reaped
+        return True
+
+    def _exit_seen(self) -> bool:
+        """Handle the exit of the first process, if that is what happened."""
+        try:
+            seen = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            seen = None  # reaped by somebody else: its status is lost
+            self._reaped = True
+            self._status = -1
+        else:
+            if seen is None:
+                return False
+            self._status = seen.si_status
+            if seen.si_code != os.CLD_EXITED:
+                self._status += SIGNALLED
+        if self._pidfd >= 0:
+            self.host.reactor.unwatch(self._pidfd)
+        self._close_input()
+        self._drain()
+        self._reap()
+        if self._reason is None and self._open() and self._signal(0):
+            # Background processes hold the pipes: they may finish what they print.
+            self._linger = True
+            self._kill_at = time.monotonic() + self.command.kill_after
+            self.host.end(self)
+        elif self._reason is None and self._signal(signal.SIGTERM):
+            self._kill_at = time.monotonic() + self.command.kill_after
+            self.host.end(self)
+        self.check()
+        return True
+
+    def _reap(self) -> None:
+        self.host.watchdog.release(self._slot)
+        self._slot = -1
+        if not self._reaped:
+            self._reaped = True
+            try:
+                os.waitpid(self.pid, 0)
+            except ChildProcessError:
+                pass
+
+    def _drain(self) -> None:
+        """Read what is in the pipes now."""
+        for stream in (STDOUT, STDERR):
+            left = DRAIN
+            while self._fds[stream] >= 0 and left > 0:
+                try:
+                    data = os.read(self._fds[stream], CHUNK)
+                except OSError:
+                    break
+                if data:
+                    left -= len(data)
+                    self._take(stream, data)
+                else:
+                    self._close_stream(stream)
+
+    def _reap_later(self) -> None:
+        """Reap a process that outlives KILL, whenever it ends."""
+        try:
+            pid, _ = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if pid == 0:
+            self.host.reactor.call_at(time.monotonic() + 1.0, self._reap_later)
+
+    def _open(self) -> bool:
+        """Return whether anybody still holds a pipe of its output."""
+        return self._fds[STDOUT] >= 0 or self._fds[STDERR] >= 0
+
+    def check(self) -> None:
+        """Finish, if everything is over; go on to KILL, if it is time to."""
+        if self._over:
+            return
+        now = time.monotonic()
+        if self._linger and now >= self._kill_at:
+            self._linger = False
+            self._signal(signal.SIGTERM)
+            self._kill_at = now + self.command.kill_after
+        alive = self._status is None or (self._signal(0) and self.host.group_lives(self.pid))
+        strays = any(stray.alive for stray in self._strays)
+        if self._linger:
+            if alive and self._open():
+                return
+            self._linger = False
+            if alive:
+                self._signal(signal.SIGTERM)
+                self._kill_at = now + self.command.kill_after
+                return
+        if alive or strays:
+            if self._kill_at and now >= self._kill_at:
+                self._signal(signal.SIGKILL)
+                for stray in self._strays:
+                    stray.send(signal.SIGKILL)
+                if now < self._kill_at + UNKILLABLE_S:
+                    return
+                log.warning("%s does not end by SIGKILL", self.command)
+            else:
+                return
+        self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
+        self.live = False
+        self._drain()
+        for stream in (STDOUT, STDERR):
+            self._close_stream(stream)
+        self._close_input()
+        if self._pidfd >= 0:
+            self.host.reactor.unwatch(self._pidfd)
+            os.close(self._pidfd)
+        if not self._reaped:
+            self._reap_later()
+        for stray in self._strays:
+            stray.close()
+        duration = time.monotonic() - self._started
+        self._output.close(partial(self._ended, duration))
+
+    def _ended(self, duration: float) -> None:
+        """Report the result, after the last callback."""
+        ending = self._failure or self._result(duration)
+        if self.host.reactor.inside():
+            self._report(ending)
+        else:
+            self.host.reactor.post(self._report, ending)
+
+    def _report(self, ending: Result | BaseException) -> None:
+        host = self.host
+        host.gone(self)
+        if host.waiting:
+            host.room()
+        self.ticket.settled(ending)
+
+    def _result(self, duration: float) -> Result:
+        exit_code: int | None = self._status
+        name = None
+        if exit_code is not None and exit_code >= SIGNALLED:
+            name = _signal_name(exit_code - SIGNALLED)
+            exit_code = None
+        elif exit_code is not None and exit_code < 0:
+            exit_code = None
+        return Result(
+            command=self.command,
+            environment=self.backend.name,
+            stdout=self._output.kept(STDOUT),
+            stderr=self._output.kept(STDERR),
+            exit_code=exit_code,
+            signal=name,
+            stopped=self._reason,
+            started_at=self._started_at,
+            duration_s=duration,
+            queued_s=self.ticket.queued_s,
+            attempts=self.ticket.attempts,
+        )
+
+
+SIGNALLED = 1000  # added to a status that is a signal's number
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"
+
+
+def _merged(environ: list[bytes], env: Mapping[str, str | Secret | None]) -> list[bytes]:
+    """Return the variables with those of a command merged over them."""
+    names = tuple(os.fsencode(name) + b"=" for name in env)
+    merged = [variable for variable in environ if not variable.startswith(names)]
+    for name, value in zip(names, env.values(), strict=True):
+        if value is not None:
+            merged.append(name + os.fsencode(reveal(value)))
+    return merged

@@ -7,7 +7,7 @@ odd rounds in reverse order; a bar looks at the median over the rounds of ours /
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import json
 import os
 import platform
@@ -216,7 +216,7 @@ def machine() -> dict[str, Any]:
     """Return what figures depend on besides the code."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "date": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "cores": cores,
         "processor": _processor(),

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Self
 
 import parallel_exec as px
 from benchmarks.harness import OURS, Bar, Comparison, Figures, Side, UnavailableError
@@ -119,7 +120,7 @@ class _Clock:
         self._count = count
         self.figures: Figures = {}
 
-    def __enter__(self) -> _Clock:
+    def __enter__(self) -> Self:
         self._usage = resource.getrusage(resource.RUSAGE_SELF)
         self._start = time.perf_counter()
         return self

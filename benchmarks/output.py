@@ -49,7 +49,7 @@ def stream(size: int) -> Figures:
     with fresh.Gauge() as gauge:
         result = px.run(f"yes {LINE} | head -c {size}", capture=False, on_stdout=count)
     assert result.stdout == b""
-    assert seen == size
+    assert seen == size, f"{seen} bytes"
     return {"rate_mb_per_s": size / gauge.figures["wall_s"] / 1e6, **gauge.figures}
 
 

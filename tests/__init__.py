@@ -1,0 +1,1 @@
+"""The test suite; `make test` runs it on every Python that is installed."""

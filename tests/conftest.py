@@ -1,0 +1,133 @@
+"""What holds for every test: none leaks a thread, a process or a descriptor."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import parallel_exec as px
+
+PROC = Path("/proc")
+GRACE_S = 5.0  # for what is just ending: a thread returning, a process being reaped
+# Every process that a test starts inherits this, so that one whose parent has died, and that
+# is nobody's child any more, is still known as ours.
+MARK = f"PARALLEL_EXEC_TESTS={uuid.uuid4().hex}"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What this process holds at a moment.
+
+    Attributes:
+        threads: Its threads.
+        processes: Its children, dead ones not yet reaped included, and all that
+            descend from it, by id: what they are.
+        descriptors: Its open descriptors: the number, and what it stands for.
+    """
+
+    threads: frozenset[threading.Thread]
+    processes: dict[int, str]
+    descriptors: frozenset[tuple[int, str]]
+
+    @classmethod
+    def now(cls) -> Held:
+        """Look."""
+        return cls(
+            threads=frozenset(threading.enumerate()),
+            processes=_processes(),
+            descriptors=_descriptors(),
+        )
+
+    def beyond(self, before: Held) -> list[str]:
+        """Return what is held now and was not before, a line each."""
+        processes = self.processes.keys() - before.processes.keys()
+        descriptors = self.descriptors - before.descriptors
+        return [
+            *sorted(f"thread {thread.name!r}" for thread in self.threads - before.threads),
+            *sorted(f"process {pid}: {self.processes[pid]}" for pid in processes),
+            *sorted(f"descriptor {fd}: {target}" for fd, target in descriptors),
+        ]
+
+
+def _processes() -> dict[int, str]:
+    found = {}
+    own, mark = os.getpid(), MARK.encode()
+    for name in os.listdir(PROC) if PROC.is_dir() else ():
+        if not name.isdigit() or int(name) == own:
+            continue
+        try:
+            status = (PROC / name / "stat").read_bytes()
+            parent = int(status.rpartition(b")")[2].split()[1])
+            if parent == own or mark in (PROC / name / "environ").read_bytes().split(b"\0"):
+                words = (PROC / name / "cmdline").read_bytes().replace(b"\0", b" ").strip()
+                found[int(name)] = (words or status[:60]).decode(errors="replace")
+        except (OSError, IndexError):  # it has ended, or is another user's
+            continue
+    return found
+
+
+def _descriptors() -> frozenset[tuple[int, str]]:
+    folder = "/proc/self/fd" if PROC.is_dir() else "/dev/fd"
+    found = set()
+    for name in os.listdir(folder):
+        try:
+            found.add((int(name), os.readlink(f"{folder}/{name}")))
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+        except OSError:  # macOS: no links there
+            found.add((int(name), "open"))
+    return frozenset(found)
+
+
+def _leaked(before: Held) -> list[str]:
+    """Return what is still there after some time to end."""
+    over = time.monotonic() + GRACE_S
+    leaked = Held.now().beyond(before)
+    if leaked:
+        # An error that a test has looked at holds its frames until then. Something that is
+        # closed by its finalizer alone warns when it is, and warnings are errors.
+        gc.collect()
+    while leaked and time.monotonic() < over:
+        time.sleep(0.01)
+        leaked = Held.now().beyond(before)
+    return leaked
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _service() -> None:
+    """Start what the library keeps for the life of the process, before anything is counted.
+
+    The thread "parallel_exec" and the watchdog, with their descriptors.
+    """
+    name, _, value = MARK.partition("=")
+    os.environ[name] = value
+    if hasattr(px, "run"):
+        px.run("true")
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks(request: pytest.FixtureRequest, _service: None) -> Iterator[None]:
+    """Fail a test that leaves something behind."""
+    before = Held.now()
+    yield
+    if request.node.get_closest_marker("leaks") is not None:
+        return
+    leaked = _leaked(before)
+    if leaked:
+        pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaked), pytrace=False)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse a `leaks` mark without its reason."""
+    for item in items:
+        for mark in item.iter_markers("leaks"):
+            if len(mark.args) != 1 or not isinstance(mark.args[0], str) or mark.kwargs:
+                raise pytest.UsageError(f'{item.nodeid}: write @pytest.mark.leaks("what, why")')

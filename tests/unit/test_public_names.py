@@ -1,0 +1,62 @@
+"""What is public is what is exported, and the other way round."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from types import ModuleType
+
+import pytest
+
+PUBLIC = ["parallel_exec", "parallel_exec.errors", "parallel_exec.testing"]
+
+
+@pytest.fixture(params=PUBLIC)
+def module(request: pytest.FixtureRequest) -> ModuleType:
+    """Each public module."""
+    return importlib.import_module(request.param)
+
+
+def test_all_is_sorted(module: ModuleType) -> None:
+    """`__all__` is in order, without doubles: a name has one place to stand."""
+    assert list(module.__all__) == sorted(set(module.__all__))
+
+
+def test_all_is_importable(module: ModuleType) -> None:
+    """Every name in `__all__` exists."""
+    namespace: dict[str, object] = {}
+    exec(f"from {module.__name__} import *", namespace)
+    assert set(module.__all__) <= namespace.keys()
+
+
+def test_all_is_complete(module: ModuleType) -> None:
+    """Whatever of ours has a public name in a public module is in its `__all__`.
+
+    Modules apart: Python makes each an attribute of its parent when it is imported.
+    """
+    own = {
+        name for name, value in vars(module).items() if not name.startswith("_") and _is_ours(value)
+    }
+    assert own - set(module.__all__) == set()
+
+
+def test_face_shows_its_public_modules() -> None:
+    """`px.errors` is reachable without an import of its own."""
+    px = importlib.import_module("parallel_exec")
+    assert "errors" in px.__all__
+
+
+def test_every_public_name_says_what_it_is(module: ModuleType) -> None:
+    """Every public class, function and module has a docstring."""
+    silent = [
+        name
+        for name in module.__all__
+        if (inspect.isclass(value := getattr(module, name)) or callable(value))
+        and not inspect.getdoc(value)
+    ]
+    assert silent == []
+
+
+def _is_ours(value: object) -> bool:
+    home = getattr(value, "__module__", None)  # a module has none
+    return isinstance(home, str) and home.split(".")[0] == "parallel_exec"

@@ -1,0 +1,132 @@
+"""How Sphinx builds the documentation: `make docs`."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import sys
+from importlib import metadata
+from typing import Any
+
+from docutils import nodes
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
+
+project = "parallel_exec"
+author = "the parallel_exec contributors"
+copyright = "the parallel_exec contributors"
+release = version = metadata.version("parallel_exec")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+nitpicky = True
+# `name` in a docstring: a link where it names something of ours, else just code.
+default_role = "py:obj"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_preserve_defaults = True
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+python_maximum_signature_line_length = 88
+
+html_theme = "furo"
+html_title = f"parallel_exec {release}"
+
+PUBLIC = ["parallel_exec", "parallel_exec.errors", "parallel_exec.testing"]
+STANDARD_LIBRARY = "https://docs.python.org/3/library/"
+
+
+def standard_library(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Node
+) -> nodes.reference | None:
+    """Link a name of the standard library to its documentation.
+
+    What intersphinx does, without the inventory that it would fetch at each build. The
+    name must exist, so that a misspelt one is still found.
+    """
+    target = str(node.get("reftarget", ""))
+    if node.get("refdomain") != "py" or not target:
+        return None
+    if hasattr(builtins, target.split(".")[0]):
+        value = getattr(builtins, target.split(".")[0])
+        is_error = isinstance(value, type) and issubclass(value, BaseException)
+        page, anchor = ("exceptions" if is_error else "functions"), target
+        if target in ("None", "True", "False"):
+            page = "constants"
+        elif isinstance(value, type) and not is_error:
+            page = "stdtypes" if target in ("bytes", "memoryview") else "functions"
+    else:
+        found = _module_of(target)
+        if found is None:
+            return None
+        page, anchor = found, "" if found == target else target
+    uri = f"{STANDARD_LIBRARY}{page}.html" + (f"#{anchor}" if anchor else "")
+    reference = nodes.reference("", "", text, internal=False, refuri=uri)
+    reference["reftitle"] = f"{target} in Python's documentation"
+    return reference
+
+
+def _module_of(target: str) -> str | None:
+    """Return the module of the standard library that has `target`, if it exists."""
+    if target.split(".")[0] not in sys.stdlib_module_names:
+        return None
+    words = target.split(".")
+    for length in range(len(words), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(words[:length]))
+            for word in words[length:]:
+                value = getattr(value, word)
+        except (ImportError, AttributeError):
+            continue
+        return ".".join(words[:length])
+    return None
+
+
+def own_names(
+    app: Sphinx, env: BuildEnvironment, node: pending_xref, text: nodes.Element
+) -> nodes.Element | None:
+    """Find what an annotation calls by the name it has inside the package.
+
+    A class has its page under its public name. A type variable, or a name for a union, has
+    none and needs none. A class of ours that is not public stays a warning: a signature
+    that users see must not need it.
+    """
+    target = str(node.get("reftarget", ""))
+    module, _, name = target.rpartition(".")
+    if node.get("refdomain") != "py" or not name:
+        return None
+    for home in [module] if module else _own_modules():
+        value = getattr(sys.modules.get(home), name, None)
+        if value is None:
+            continue
+        for public in PUBLIC:
+            if getattr(sys.modules[public], name, None) is value:
+                domain = env.domains.python_domain
+                address = f"{public}.{name}"
+                return domain.resolve_xref(
+                    env, node["refdoc"], app.builder, "obj", address, node, text
+                )
+        if home.split(".")[0] == project and not isinstance(value, type):
+            return text
+    return None
+
+
+def _own_modules() -> list[str]:
+    return sorted(name for name in sys.modules if name.split(".")[0] == project)
+
+
+def just_code(app: Sphinx, domain: object, node: pending_xref) -> bool | None:
+    """Let a `name` without a role be no name of ours: a parameter, a word of the shell."""
+    return True if node.get("reftype") == "obj" else None
+
+
+def setup(app: Sphinx) -> None:
+    """Connect what is above."""
+    app.connect("missing-reference", own_names)
+    app.connect("missing-reference", standard_library)
+    app.connect("warn-missing-reference", just_code)

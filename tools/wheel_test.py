@@ -37,7 +37,7 @@ def main() -> int:
         print("built", wheel.name)
         run(sys.executable, "-m", "venv", str(place / "venv"))
         python = str(place / "venv" / "bin" / "python")
-        pip = [python, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        pip = [python, "-m", "pip", "-qq", "--disable-pip-version-check"]
         run(*pip, "install", str(wheel))
         run(*pip, "check", quiet=True)
         run(python, "-I", "-W", "error", "-c", TRY, cwd=place)

@@ -1,1 +1,1 @@
-"""."""
+"""What users call: a few lines each over the engine."""

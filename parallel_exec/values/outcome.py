@@ -150,8 +150,13 @@ def name_task(error: BaseException, index: int, label: str, attempts: int) -> No
         error.add_note(note)
 
 
-def run_failed(outcomes: Sequence[Outcome[Any]]) -> RunFailedError:
-    """Return the error for the tasks among `outcomes` that were not fulfilled."""
+def run_failed(outcomes: Sequence[Outcome[Any]], *, of: int | None = None) -> RunFailedError:
+    """Return the error for the tasks among `outcomes` that were not fulfilled.
+
+    Args:
+        outcomes: Some or all outcomes of a run.
+        of: How many tasks the run had, if not that many.
+    """
     failed = [outcome for outcome in outcomes if not outcome.ok]
     rejected = [outcome for outcome in failed if outcome.status == "rejected"] or failed
     errors = []
@@ -167,5 +172,5 @@ def run_failed(outcomes: Sequence[Outcome[Any]]) -> RunFailedError:
         for outcome in rejected[:3]
     )
     more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
-    message = f"{len(failed)} of {len(outcomes)} tasks failed: {shown}{more}"
+    message = f"{len(failed)} of {of or len(outcomes)} tasks failed: {shown}{more}"
     return RunFailedError(message, errors, outcomes=failed)

@@ -1,0 +1,100 @@
+"""Runs commands and functions concurrently, and tells the truth about every one of them.
+
+    import parallel_exec as px
+
+    px.run("uptime")                                   # one command
+    px.all(["make test", ["ls", "-l"], some_function])  # many, first failure stops the rest
+    px.all_settled(tasks, concurrency=50, progress=True)  # many, whatever happens
+
+The names below are the public face, with `parallel_exec.errors` and
+`parallel_exec.testing`.
+"""
+
+from parallel_exec import errors
+from parallel_exec.api.environments import Environment, Local, Runnable
+from parallel_exec.api.executor import ExecutedWithErrors, ParallelExecutor, TaskFailure
+from parallel_exec.api.many import (
+    DEFAULT_CONCURRENCY,
+    AsCompleted,
+    ManyOptions,
+    all,
+    all_settled,
+    any,
+    as_completed,
+    fail_safe,
+    fast_fail,
+    race,
+)
+from parallel_exec.api.mapreduce import (
+    Imap,
+    parallel_filter,
+    parallel_for_each,
+    parallel_imap,
+    parallel_map,
+    parallel_reduce,
+)
+from parallel_exec.api.one import RunOptions, run, submit
+from parallel_exec.api.progress import ParallelProgress, VisualProgress
+from parallel_exec.engine.cancel import CancelToken
+from parallel_exec.engine.events import (
+    Event,
+    RunFinished,
+    RunStarted,
+    TaskFinished,
+    TaskRetrying,
+    TaskStarted,
+)
+from parallel_exec.engine.retry import Retry
+from parallel_exec.limits.composed import AllOf
+from parallel_exec.limits.fixed import ConcurrencyLimiter
+from parallel_exec.values.command import Command, sh
+from parallel_exec.values.outcome import Outcome, Outcomes
+from parallel_exec.values.result import Result
+from parallel_exec.values.secret import Secret
+
+__all__ = [
+    "DEFAULT_CONCURRENCY",
+    "AllOf",
+    "AsCompleted",
+    "CancelToken",
+    "Command",
+    "ConcurrencyLimiter",
+    "Environment",
+    "Event",
+    "ExecutedWithErrors",
+    "Imap",
+    "Local",
+    "ManyOptions",
+    "Outcome",
+    "Outcomes",
+    "ParallelExecutor",
+    "ParallelProgress",
+    "Result",
+    "Retry",
+    "RunFinished",
+    "RunOptions",
+    "RunStarted",
+    "Runnable",
+    "Secret",
+    "TaskFailure",
+    "TaskFinished",
+    "TaskRetrying",
+    "TaskStarted",
+    "VisualProgress",
+    "all",
+    "all_settled",
+    "any",
+    "as_completed",
+    "errors",
+    "fail_safe",
+    "fast_fail",
+    "parallel_filter",
+    "parallel_for_each",
+    "parallel_imap",
+    "parallel_map",
+    "parallel_reduce",
+    "race",
+    "run",
+    "sh",
+    "submit",
+]

@@ -1,0 +1,99 @@
+"""The environments that users name, with the ways to run in them."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, runtime_checkable
+
+from parallel_exec.environments.base import Execution, Ticket
+from parallel_exec.environments.local import LocalBackend
+from parallel_exec.values.command import Command, CommandLike
+from parallel_exec.values.result import Result
+
+if TYPE_CHECKING:
+    from parallel_exec.api.one import RunOptions
+
+__all__ = ["Environment", "Local", "Runnable"]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """A place where commands run: what `Local`, `SSH` and your own have in common.
+
+    `name`, `start` and `close` are what a new kind of place must have (see
+    `parallel_exec.environments.base.Backend`); `Runnable` adds the rest.
+    """
+
+    @property
+    def name(self) -> str:
+        """What results and errors call it."""
+
+    def start(self, command: Command, ticket: Ticket) -> Execution:
+        """Start a command; for the engine."""
+
+    def close(self) -> None:
+        """End what still runs, give back what is held. Idempotent."""
+
+    def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
+        """Run one command and wait for it; see `parallel_exec.run`."""
+
+    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+        """Start one command; see `parallel_exec.submit`."""
+
+    def command(self, command: CommandLike, **options: Any) -> Command:
+        """Return a command that is bound to this environment."""
+
+
+class Runnable:
+    """Gives a backend the methods of an `Environment`."""
+
+    def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
+        """Run one command here and wait for it; see `parallel_exec.run`."""
+        from parallel_exec.api import one
+
+        return one.run(command, **{**options, "environment": self})  # type: ignore[typeddict-item]
+
+    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+        """Start one command here; see `parallel_exec.submit`."""
+        from parallel_exec.api import one
+
+        return one.submit(command, **{**options, "environment": self})  # type: ignore[typeddict-item]
+
+    def command(self, command: CommandLike, **options: Any) -> Command:
+        """Return a command bound to this environment, as a task for `all` and the like.
+
+        Args:
+            command: Words, a shell script, or a `Command`.
+            **options: The options of `Command`.
+        """
+        return Command.of(command, **{**options, "environment": self})
+
+    def close(self) -> None:
+        """End what still runs, give back what is held. Idempotent."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Local(Runnable, LocalBackend):
+    """This machine.
+
+    Commands run in a session of their own, drained by one thread for all of them. Every
+    `Local` is alike; one of your own is worth having for its `close`, which ends what
+    runs in it.
+
+    **Thread safety:** yes.
+    """
+
+
+LOCAL = Local()  # where commands run that name no environment

@@ -1,0 +1,533 @@
+"""Many tasks at once, as promises: all, any, race, and their outcomes."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from concurrent.futures import Executor, Future
+from contextlib import closing
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self, TypedDict, TypeVar, Unpack
+
+from parallel_exec.api.environments import LOCAL
+from parallel_exec.engine.cancel import CancelToken
+from parallel_exec.engine.events import Event, Listener, TaskFinished
+from parallel_exec.engine.retry import RetryLike, policy
+from parallel_exec.engine.run import Run
+from parallel_exec.engine.scheduler import StopRule
+from parallel_exec.engine.task import Task, Work
+from parallel_exec.engine.work import Broken, Call, Running, Send, Shell, name_of
+from parallel_exec.errors import ConfigError
+from parallel_exec.limits.base import Limit
+from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
+from parallel_exec.observers import log, progress as bars
+from parallel_exec.values import checks
+from parallel_exec.values.command import Command
+from parallel_exec.values.outcome import Outcome, Outcomes, Status, name_task, run_failed
+
+__all__ = [
+    "DEFAULT_CONCURRENCY",
+    "AsCompleted",
+    "ManyOptions",
+    "TaskLike",
+    "all",
+    "all_settled",
+    "any",
+    "as_completed",
+    "fail_safe",
+    "fast_fail",
+    "race",
+]
+
+DEFAULT_CONCURRENCY = 16
+"""How many tasks run at once where nothing else is asked for."""
+
+BUFFER = 8  # tasks read before their turn, from an iterator
+READ_AHEAD = 256  # tasks read before their turn, where they are at hand anyway
+
+T = TypeVar("T")
+TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any]
+
+
+class ManyOptions(TypedDict, total=False):
+    """The options of everything that runs many tasks.
+
+    Attributes:
+        concurrency: How many run at once: a number, any limit (`ConcurrencyLimiter`,
+            `AIMDController`, `RateLimiter`, ...), or None for no limit. By default
+            `DEFAULT_CONCURRENCY`, or what the function says. A limit may be shared by
+            several calls.
+        timeout: Seconds for each try of a task, where the command has none of its own.
+        kill_after: Seconds that a function is given to return after its timeout or a
+            cancel, before it is left behind; 5 by default. Commands have their own.
+        deadline: Seconds for the whole.
+        retry: When a task that failed is tried again: a `Retry`, or any object of
+            tenacity. None: never.
+        progress: True shows a bar, on a terminal or in a notebook, and lines now and
+            then elsewhere; or a `ParallelProgress` or `VisualProgress`.
+        max_failures: How many tasks may fail before the rest is stopped: a number, or a
+            share of all ("10%"). None: all of them.
+        cancel: A token that stops everything.
+        on_outcome: Called with the `Outcome` of each task as it ends.
+        on_event: Called with each event; see `parallel_exec.events`.
+        executor: A `concurrent.futures.Executor` that runs the tasks, in place of
+            threads and processes of this process.
+    """
+
+    concurrency: int | Limit | None
+    timeout: float | timedelta | None
+    kill_after: float | timedelta
+    deadline: float | timedelta | None
+    retry: RetryLike | None
+    progress: bool | Listener
+    max_failures: int | str | None
+    cancel: CancelToken | None
+    on_outcome: Callable[[Outcome[Any]], object] | None
+    on_event: Listener | None
+    executor: Executor | None
+
+
+class Many:
+    """A run that has been prepared: every option checked, nothing started.
+
+    Args:
+        items: What the tasks are made of.
+        make: Makes the work of one item; may raise ConfigError.
+        name: The function that was called.
+        options: As `ManyOptions`.
+        first: The status at which the run stops with the first task that has it; ""
+            stands for any, None for no such.
+        each: Whether every task is wanted as it settles.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[Any],
+        make: Callable[[Any], Work],
+        name: str,
+        options: ManyOptions,
+        *,
+        first: Status | str | None = None,
+        each: bool = False,
+    ) -> None:
+        unknown = options.keys() - ManyOptions.__annotations__.keys()
+        if unknown:
+            key = min(unknown)
+            raise ConfigError(f"{key} is not an option of {name} (value {options[key]!r})")  # type: ignore[literal-required]
+        self._items = items
+        self._make = make
+        self.at_hand = isinstance(items, list | tuple | range | dict | set | frozenset)
+        self.total = len(items) if isinstance(items, Sized) else None
+        self.limit = limit_of(options.get("concurrency", DEFAULT_CONCURRENCY))
+        self._cancel = options.get("cancel")
+        if self._cancel is not None and not isinstance(self._cancel, CancelToken):
+            raise checks.refuse("cancel", self._cancel, "a CancelToken")
+        self.tolerated = _max_failures(options.get("max_failures"), self.total)
+        self.run = Run(
+            self.limit,
+            retry=policy(options.get("retry")),
+            timeout=_seconds("timeout", options),
+            kill_after=checks.seconds("kill_after", options.get("kill_after", 5.0), allow_zero=True),
+            deadline=_seconds("deadline", options),
+            stop_rule=_stop_rule(first, self.tolerated),
+            listeners=list(_listeners(options)),
+            each=each,
+            label=name,
+            total=self.total,
+        )
+        self.count = 0
+
+    def settled(self, *, acknowledge: bool = True) -> Generator[Task, None, None]:
+        """Return the tasks as they settle; closing that ends the run. See `Run.drive`."""
+        return self.run.drive(
+            self._tasks(),
+            window=self._window,
+            at_hand=self.at_hand,
+            cancel=() if self._cancel is None else (self._cancel,),
+            acknowledge=acknowledge,
+        )
+
+    def raise_if_ended_early(self) -> None:
+        """Raise what ended the run, if that was not one of its tasks."""
+        if self.run.failure is not None:
+            raise self.run.failure
+
+    def _tasks(self) -> Iterator[Task]:
+        make = self._make
+        for index, item in enumerate(self._items):
+            try:
+                work = make(item)
+            except ConfigError as error:
+                work = Broken(error, label=_shown(item))
+            self.count = index + 1
+            yield Task(index, work)
+
+    def _window(self) -> int:
+        """Return how many tasks may be read and not yet be given out."""
+        limit = getattr(self.limit, "limit", DEFAULT_CONCURRENCY)
+        if limit == math.inf:
+            return sys.maxsize
+        return int(limit) + (READ_AHEAD if self.at_hand else BUFFER)
+
+
+def limit_of(concurrency: object) -> Limit:
+    """Return the limit that ``concurrency=`` stands for."""
+    if concurrency is None:
+        return Unlimited()
+    if hasattr(concurrency, "parts"):
+        return concurrency  # type: ignore[return-value]
+    return ConcurrencyLimiter(checks.count("concurrency", concurrency))
+
+
+def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any], Work]:
+    """Return what makes the work of a task-like thing.
+
+    Args:
+        executor: Who runs it, or None for this process.
+        timeout: What commands are given for their time, if they have none of their own
+            and run elsewhere.
+    """
+
+    def make(item: Any) -> Work:
+        if isinstance(item, Future):
+            return Running(item)
+        if isinstance(item, str | list | tuple | Command):
+            command = Command.of(item)
+            if executor is None:
+                return Shell(command, command.environment or LOCAL)
+            if command.timeout is None and timeout is not None:
+                command = command.replace(timeout=timeout)
+            return Send(
+                executor, _run_there, (command,), label=str(command),
+                is_command=True, timeout=math.inf,
+            )  # fmt: skip
+        if inspect.iscoroutinefunction(item) or not callable(item):
+            raise checks.refuse(
+                "task", item, "a command, a function without arguments or a future"
+            )
+        if executor is not None:
+            return Send(executor, item, (), label=name_of(item))
+        return Call(item)
+
+    return make
+
+
+def _run_there(command: Command) -> Any:
+    """Run a command in whatever process this is."""
+    from parallel_exec.api.one import run
+
+    return run(command)
+
+
+def prepare(
+    tasks: Iterable[TaskLike], name: str, options: ManyOptions, **how: Any
+) -> Many:
+    """Check everything; nothing is started."""
+    checks.sequence_of_tasks("tasks", tasks)
+    executor = executor_of(options)
+    return Many(tasks, work_of(executor, _seconds("timeout", options)), name, options, **how)
+
+
+def executor_of(options: ManyOptions) -> Executor | None:
+    """Return the executor among `options`."""
+    executor = options.get("executor")
+    if executor is not None and not callable(getattr(executor, "submit", None)):
+        raise checks.refuse("executor", executor, "a concurrent.futures.Executor")
+    return executor
+
+
+def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
+    """Run tasks at once; return their values, in task order.
+
+    The first failure stops the rest and is raised, with a note that names its task.
+
+    Args:
+        tasks: Commands (a string for the shell, a list of words, a `Command`), functions
+            without arguments, or futures; mixed as you like, lazily read.
+        **options: See `ManyOptions`. With `max_failures`, that many failures do not
+            stop the rest; they are raised in the end.
+
+    Returns:
+        A `Result` for a command, what it returned for a function.
+
+    Raises:
+        ConfigError: An argument cannot be used; nothing was started.
+        RunFailedError: Tasks failed, but not more than `max_failures`.
+        DeadlineExceededError: The whole was over its `deadline`.
+        TaskCancelledError: `cancel` was set.
+        BaseException: The first failure of a task.
+
+    **Ordering:** tasks start in their order; values come in it, whichever ended first.
+    **Blocking:** until every task has ended, also when one has failed.
+    **Cancellation:** a KeyboardInterrupt, like any other exception in this thread, ends
+    what runs before it goes on.
+    **Thread safety:** yes; may be called inside of a task.
+    **Cost:** a few microseconds a task beyond its own; memory for the values.
+    """
+    return gather(prepare(tasks, "all", options, first="rejected"))
+
+
+def gather(many: Many, *, keep: bool = True) -> list[Any]:
+    """Return the values of all tasks in task order, or raise what failed first.
+
+    Args:
+        many: The run.
+        keep: Whether the values are wanted; if not, the list is empty.
+    """
+    values: dict[int, Any] = {}
+    failed: list[Task] = []
+    with closing(many.settled()) as settled:
+        for task in settled:
+            if task.error is not None:
+                failed.append(task)
+            elif keep:
+                values[task.index] = task.value
+    culprit = many.run.culprit
+    if culprit is not None and many.tolerated is None:
+        raise named(culprit)
+    many.raise_if_ended_early()
+    if failed:
+        failed.sort(key=_index)
+        raise run_failed([task.outcome() for task in failed], of=many.count)
+    return [values[index] for index in range(len(values))]
+
+
+def named(task: Task) -> BaseException:
+    """Return the error of a task, with the note that names it."""
+    assert task.error is not None
+    name_task(task.error, task.index, task.label(), task.attempt)
+    return task.error
+
+
+def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
+    """Run tasks at once; return how each ended, whatever happens to any of them.
+
+    Args:
+        tasks: As for `all`.
+        **options: See `ManyOptions`. After `max_failures`, a `deadline` or a `cancel`
+            the tasks that ran are ``cancelled``, those that had not begun ``skipped``.
+
+    Returns:
+        An outcome for every task, in task order.
+
+    Raises:
+        ConfigError: An argument cannot be used; nothing was started.
+
+    **Ordering, blocking, cancellation, thread safety, cost:** as `all`.
+    """
+    many = prepare(tasks, "all_settled", options)
+    with closing(many.settled()) as settled:
+        tasks_settled = sorted(settled, key=_index)
+    return Outcomes(task.outcome() for task in tasks_settled)
+
+
+def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
+    """Run tasks at once; return the value of the first that succeeds, stop the others.
+
+    Args:
+        tasks: As for `all`.
+        **options: See `ManyOptions`.
+
+    Raises:
+        ConfigError: There are no tasks, or an argument cannot be used.
+        RunFailedError: No task succeeded; it holds the error of each.
+        DeadlineExceededError, TaskCancelledError: As for `all`.
+
+    **Blocking:** until the first success, and until the others have been ended.
+    **Cancellation, thread safety, cost:** as `all`.
+    """
+    many = prepare(_some(tasks), "any", options, first="fulfilled")
+    with closing(many.settled()) as settled:
+        tasks_settled = sorted(settled, key=_index)
+    winner = many.run.culprit
+    if winner is not None and winner.error is None:
+        return winner.value
+    many.raise_if_ended_early()
+    _refuse_none(tasks_settled)
+    raise run_failed([task.outcome() for task in tasks_settled])
+
+
+def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
+    """Run tasks at once; the first that ends, well or not, decides; stop the others.
+
+    Args:
+        tasks: As for `all`.
+        **options: See `ManyOptions`.
+
+    Returns:
+        The value of the first that ended, if that was with one.
+
+    Raises:
+        ConfigError: There are no tasks, or an argument cannot be used.
+        DeadlineExceededError, TaskCancelledError: As for `all`.
+        BaseException: The error of the first that ended, with a note that names it.
+
+    **Blocking:** until the first end, and until the others have been ended.
+    **Cancellation, thread safety, cost:** as `all`.
+    """
+    many = prepare(_some(tasks), "race", options, first="")
+    with closing(many.settled()) as settled:
+        tasks_settled = list(settled)
+    first = many.run.culprit
+    if first is None:
+        many.raise_if_ended_early()
+        _refuse_none(tasks_settled)
+        first = tasks_settled[0]
+    if first.error is not None:
+        raise named(first)
+    return first.value
+
+
+def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
+    """The strategy of `all`, by name: the first failure stops the rest and is raised."""
+    return gather(prepare(tasks, "fast_fail", options, first="rejected"))
+
+
+def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
+    """The strategy of `all_settled`, by name: every task is tried, whatever happens."""
+    return all_settled(tasks, **options)
+
+
+class AsCompleted(Iterator[Outcome[Any]]):
+    """The outcomes of a run as they come; see `as_completed`.
+
+    Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
+    runs is ended.
+    """
+
+    def __init__(self, many: Many) -> None:
+        self._settled = many.settled()
+
+    def __next__(self) -> Outcome[Any]:
+        return next(self._settled).outcome()
+
+    def close(self) -> None:
+        """End what still runs, and wait for that. Idempotent."""
+        self._settled.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted:
+    """Run tasks at once; give the outcome of each as soon as it has ended.
+
+    Nothing starts before the first outcome is asked for. Endless input is welcome: it
+    is read no further than what is in flight and a small buffer.
+
+    Args:
+        tasks: As for `all`.
+        **options: See `ManyOptions`.
+
+    Returns:
+        An iterator of outcomes, which is also a context manager and has `close`.
+
+    Raises:
+        ConfigError: An argument cannot be used.
+
+    **Ordering:** by end. **Blocking:** each step, until the next task has ended.
+    **Cancellation:** leaving the iterator ends what runs. After a `deadline` or a
+    `cancel` the outcomes still come: ``cancelled`` and ``skipped`` ones.
+    **Thread safety:** the iterator belongs to one thread.
+    """
+    return AsCompleted(prepare(tasks, "as_completed", options, each=True))
+
+
+def _some(tasks: Iterable[TaskLike]) -> Iterable[TaskLike]:
+    """Refuse an empty list of tasks at once."""
+    checks.sequence_of_tasks("tasks", tasks)
+    if isinstance(tasks, Sequence) and not tasks:
+        raise ConfigError(f"tasks must not be empty, not {tasks!r}")
+    return tasks
+
+
+def _refuse_none(settled: Sequence[Task]) -> None:
+    if not settled:
+        raise ConfigError("tasks must not be empty: there were none to read")
+
+
+def _index(task: Task) -> int:
+    return task.index
+
+
+def _seconds(name: str, options: ManyOptions) -> float | None:
+    value: Any = options.get(name)
+    return None if value is None else checks.seconds(name, value)
+
+
+def _max_failures(value: object, total: int | None) -> int | None:
+    """Return how many failures are tolerated; None: any number."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            share = float(value.removesuffix("%")) / 100
+        except ValueError:
+            share = math.nan
+        if not value.endswith("%") or not 0 <= share <= 1:
+            raise checks.refuse("max_failures", value, 'a number of tasks or a share like "10%"')
+        if total is None:
+            raise checks.refuse(
+                "max_failures", value, "a number where the number of tasks is not known"
+            )
+        return math.floor(total * share)
+    return checks.count("max_failures", value, minimum=0)
+
+
+def _stop_rule(first: Status | str | None, tolerated: int | None) -> StopRule | None:
+    if first == "rejected" and tolerated is None:
+        return lambda status: status != "fulfilled"
+    failures = 0
+
+    def stop(status: Status) -> bool:
+        nonlocal failures
+        if first == "" or (first == "fulfilled" and status == first):
+            return True
+        if status != "fulfilled":
+            failures += 1
+        return tolerated is not None and failures > tolerated
+
+    return None if first is None and tolerated is None else stop
+
+
+def _listeners(options: ManyOptions) -> Iterator[Listener]:
+    if log.wanted():
+        yield log.listener
+    shown = options.get("progress")
+    if shown is True:
+        shown = bars.pick()
+    if shown:
+        if not callable(shown):
+            raise checks.refuse("progress", shown, "True, a ParallelProgress or a VisualProgress")
+        yield shown
+    for name in ("on_outcome", "on_event"):
+        call: Any = options.get(name)
+        if call is None:
+            continue
+        if not callable(call):
+            raise checks.refuse(name, call, "a function of one argument")
+        yield _outcomes_to(call) if name == "on_outcome" else call
+
+
+def _outcomes_to(call: Callable[[Outcome[Any]], object]) -> Listener:
+    def listener(event: Event) -> None:
+        if isinstance(event, TaskFinished):
+            call(event.outcome)
+
+    return listener
+
+
+def _shown(item: object) -> str:
+    text = repr(item)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,121 @@
+"""One command: run it, or start it."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Unpack
+
+from parallel_exec.api.environments import LOCAL
+from parallel_exec.engine.cancel import CancelToken
+from parallel_exec.engine.future import TaskFuture
+from parallel_exec.engine.retry import RetryLike, policy
+from parallel_exec.engine.run import Run
+from parallel_exec.engine.scheduler import NO_LIMIT
+from parallel_exec.engine.task import Task
+from parallel_exec.engine.work import Shell
+from parallel_exec.observers import log
+from parallel_exec.values.command import Command, CommandLike, Options
+from parallel_exec.values.result import Result
+
+if TYPE_CHECKING:
+    from parallel_exec.api.environments import Environment
+
+__all__ = ["RunOptions", "run", "submit"]
+
+
+class RunOptions(Options, total=False):
+    """The options of `run` and `submit`: those of a `Command`, and these.
+
+    Attributes:
+        environment: Where to run; this machine by default.
+        retry: When to try again; see `Retry`. None: never.
+        cancel: A token that stops it.
+    """
+
+    environment: Environment | None
+    retry: RetryLike | None
+    cancel: CancelToken | None
+
+
+def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
+    """Run one command and wait for its end.
+
+    Args:
+        command: A list of words, run without a shell; a string, run by ``/bin/sh``; or
+            a `Command`.
+        **options: Those of `Command` (``env cwd input timeout kill_after check
+            max_output_bytes capture label on_stdout on_stderr encoding``), and
+            `environment`, `retry`, `cancel`.
+
+    Returns:
+        What it produced.
+
+    Raises:
+        ConfigError: An argument cannot be used; nothing ran.
+        CommandStartError: It could not be started; nothing ran.
+        CommandFailedError: It failed, unless ``check=False``.
+        CommandTimeoutError: It was over its `timeout`.
+        OutputLimitError: It printed more than `max_output_bytes`.
+        TaskCancelledError: It was cancelled.
+        HostError: Its host could not be used; nothing ran.
+        ConnectionLostError: The connection broke under it.
+
+    **Blocking:** until the command, and all it started in its session, has ended.
+    **Cancellation:** a KeyboardInterrupt ends the command before it goes on; a second
+    one does not wait for `kill_after`.
+    **Thread safety:** yes.
+    """
+    work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
+    listeners = [log.listener] if log.wanted() else []
+    job = Run(NO_LIMIT, retry=policy(retry), listeners=listeners, label="run", total=1)
+    tokens = [] if cancel is None else [cancel]
+    tasks = iter([Task(0, work)])
+    with closing(job.drive(tasks, window=lambda: 1, at_hand=True, cancel=tokens)) as settled:
+        task = next(settled)
+    if task.error is not None:
+        try:
+            raise task.error
+        finally:
+            del task  # the error's traceback holds this frame, and that must not hold it
+    result: Result = task.value
+    return result
+
+
+def submit(command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+    """Start one command and go on; its future gives the result.
+
+    The future is like any of `concurrent.futures`: wait for it, add callbacks, give it
+    to `all`. ``Future.cancel`` of a command that runs returns False, as ever; a token
+    given as ``cancel=`` ends it. No limit applies. Commands still running when the
+    interpreter exits are ended.
+
+    Args:
+        command: As for `run`.
+        **options: As for `run`.
+
+    Returns:
+        The future of its `Result`; it raises what `run` would.
+
+    Raises:
+        ConfigError: An argument cannot be used; nothing runs.
+
+    **Thread safety:** yes.
+    """
+    work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
+    job = Run(NO_LIMIT, retry=policy(retry), background=True)
+    task = Task(0, work)
+    future: Future[Result] = TaskFuture()
+    future.set_running_or_notify_cancel()
+    task.future = future
+    job.begin([task], cancel=[] if cancel is None else [cancel])
+    return future
+
+
+def _prepare(
+    command: CommandLike, options: dict[str, Any]
+) -> tuple[Shell, RetryLike | None, CancelToken | None]:
+    retry = options.pop("retry", None)
+    cancel = options.pop("cancel", None)
+    command = Command.of(command, **options)
+    return Shell(command, command.environment or LOCAL), retry, cancel

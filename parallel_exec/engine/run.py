@@ -1,0 +1,695 @@
+"""One call that runs many tasks: performs what the scheduler decides.
+
+Who does what. The calling thread reads the input, hands it over and waits; it changes no
+shared state, so that a KeyboardInterrupt in it can only end the run (`drive`). Steps are
+made by whoever brings an event: the thread of a function that has returned, the service
+thread for commands, timers and input. A step takes the run's lock, and what it decides is
+performed after the lock is released. A worker thread that settles its task gets the next
+one in the same step.
+
+Locks: `Run._lock` guards the scheduler's state and the lists of threads. While it is
+held, `limits.base.LOCK` may be taken, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures.thread import BrokenThreadPool
+from contextvars import Context, copy_context
+from itertools import islice
+from typing import Any
+
+from parallel_exec import reactor
+from parallel_exec.engine import scheduler as steps
+from parallel_exec.engine.cancel import CancelToken
+from parallel_exec.engine.events import Event, Listener, RunFinished, RunStarted
+from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
+from parallel_exec.engine.scheduler import Scheduler, StopRule
+from parallel_exec.engine.future import TaskFuture, settle
+from parallel_exec.engine.task import PENDING, Task
+from parallel_exec.errors import DeadlineExceededError, TaskCancelledError
+from parallel_exec.limits import base
+from parallel_exec.limits.base import Limit
+from parallel_exec.limits.rule import Verdict
+from parallel_exec.reactor import Clock
+from parallel_exec.reactor.mailbox import Mailbox
+from parallel_exec.values.result import Result
+
+__all__ = ["Run"]
+
+log = logging.getLogger("parallel_exec")
+
+SLOW_S = 0.001  # a task that took longer to be read than this is not waited for
+OUT_OF_THREADS_S = 0.05  # how long to wait before a thread is asked for again
+
+
+class Worker:
+    """A thread that calls functions, one after the other, and waits in between."""
+
+    __slots__ = ("gate", "task", "thread")
+
+    def __init__(self) -> None:
+        self.task: Task | None = None
+        self.gate = threading.Lock()
+        self.gate.acquire()
+        self.thread: threading.Thread | None = None
+
+
+class Run:
+    """The tasks of one call, or of one executor.
+
+    Args:
+        limit: How many run at once.
+        retry: Which failures are tried again, or None.
+        timeout: Seconds for each try, or None.
+        kill_after: Seconds that a function is given to end before it is left behind.
+        deadline: Seconds for the whole, or None.
+        stop_rule: Asked after every task whether the run stops with it.
+        listeners: Who is told of events.
+        clock: The time; the service thread's, except in tests.
+        each: Whether the calling thread wants every task as it settles.
+        background: Whether nobody drives it: tasks are given by `begin` and settle
+            their futures.
+        label: How events call the run.
+        total: How many tasks there will be, if that is known.
+        thread_name: Names each thread.
+        initialize: Called first in each thread. If it raises, the run is broken: it stops
+            and calls nothing more.
+    """
+
+    def __init__(
+        self,
+        limit: Limit,
+        *,
+        retry: RetryPlan | None = None,
+        timeout: float | None = None,
+        kill_after: float = 5.0,
+        deadline: float | None = None,
+        stop_rule: StopRule | None = None,
+        listeners: Iterable[Listener] = (),
+        clock: Clock | None = None,
+        each: bool = False,
+        background: bool = False,
+        label: str = "run",
+        total: int | None = None,
+        thread_name: Callable[[], str] = lambda: "parallel_exec worker",
+        initialize: Callable[[], object] | None = None,
+    ) -> None:
+        self.limit = limit
+        self.retry = retry
+        self.timeout = timeout
+        self.kill_after = kill_after
+        self.deadline = deadline
+        self.clock = clock or reactor.get()
+        self.label = label
+        self.total = total
+        self._thread_name = thread_name
+        self._initialize = initialize
+        self.context: Context = copy_context()
+        self.parent = base.current.get()
+        self.failure: BaseException | None = None  # a deadline, a cancel
+        self._listeners = tuple(listeners)
+        self._scheduler = Scheduler(limit, stop_rule, listening=bool(self._listeners), keep=not background)
+        self._each = each or bool(self._listeners)
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # released to wake the calling thread
+        self._bell.acquire()
+        self._inbox: deque[tuple[list[Task], bool]] = deque()
+        self._hungry = True  # whether what is handed over must be told of
+        self._low_water = -1  # wake the calling thread for input when so few tasks are live
+        self._workers: set[Worker] = set()
+        self._parked: list[Worker] = []
+        self._starved: deque[Task] = deque()
+        self._mailbox: Mailbox | None = None
+        self._deadline_timer: reactor.Timer | None = None
+        self._began = 0.0
+        self.delivered = 0  # how many settled tasks the user has been given
+
+    @property
+    def culprit(self) -> Task | None:
+        """The task that made the run stop, if one did."""
+        return self._scheduler.culprit
+
+    # The calling thread
+
+    def drive(
+        self,
+        tasks: Iterator[Task],
+        *,
+        window: Callable[[], int],
+        at_hand: bool,
+        cancel: Iterable[CancelToken] = (),
+        acknowledge: bool = True,
+    ) -> Generator[Task, None, None]:
+        """Run `tasks`; yield them as they settle, in that order.
+
+        Args:
+            tasks: Read no further than `window` ahead of what has been yielded.
+            window: Asked how many may be read and not yet yielded.
+            at_hand: Whether reading never blocks and has no effect, so that tasks may be
+                read many at a time, and to the end when the run stops early.
+            cancel: Tokens that stop the run.
+            acknowledge: Whether a task that has been yielded makes room for another. If
+                not, `delivered` is to be raised when it has.
+
+        **Cancellation:** leaving the iterator, by whatever exception, ends the run and
+        waits for its end. A second KeyboardInterrupt does not wait for `kill_after`.
+        """
+        if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
+            raise RuntimeError("a blocking call was made in the service thread of parallel_exec")
+        callbacks = []
+        error: BaseException | None = None
+        lending = False
+        try:
+            tokens = list(cancel)
+            if self.parent is not None:
+                tokens.append(CancelToken.current())
+            base.lend(self.parent)
+            lending = True
+            self.clock.post(self._open)
+            callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
+            self._tell(RunStarted(self.total, self.label))
+            yield from self._settle_all(tasks, window, at_hand, acknowledge)
+            error = self.failure
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            self._shut()
+            if lending:
+                base.lend_no_more(self.parent)
+            for callback in callbacks:
+                callback.close()
+            self._deliver()
+            self._tell(RunFinished(self.clock.now() - self._began, error))
+
+    def _settle_all(
+        self, tasks: Iterator[Task], window: Callable[[], int], at_hand: bool, acknowledge: bool
+    ) -> Iterator[Task]:
+        state = self._scheduler
+        settled = state.settled
+        read = 0
+        exhausted = False
+        slow = False  # whether the next task was long in coming
+        while True:
+            width = window()
+            self._low_water = width - max(1, width // 4)
+            while not exhausted and not (slow and settled):
+                if state.stopping is not None:
+                    # What is at hand is read to its end, so that each has its outcome.
+                    width = sys.maxsize
+                    if not at_hand:
+                        exhausted = True
+                        break
+                room = width - (read - self.delivered)
+                if room <= 0:
+                    break
+                # One at a time where the next may be long in coming: what has been read
+                # must not wait for it.
+                wanted = room if at_hand else 1
+                asked = time.monotonic()
+                chunk = list(islice(tasks, wanted))
+                slow = time.monotonic() - asked > SLOW_S
+                exhausted = len(chunk) < wanted
+                read += len(chunk)
+                self._hand_over(chunk, exhausted)
+            if exhausted:
+                self._low_water = -1
+            batch = len(settled)
+            for _ in range(batch):
+                if acknowledge:
+                    self.delivered += 1
+                yield settled.popleft()
+            self._deliver()
+            if not batch:
+                if state.finished and not settled:
+                    return
+                self._bell.acquire()
+
+    def _shut(self) -> None:
+        """End what still runs and wait until everything has ended. Returns whatever
+        interrupts come; the first of them is raised afterwards.
+        """
+        interrupt: BaseException | None = None
+        while True:
+            try:
+                if not self._scheduler.finished:
+                    self.clock.post(self._stop, "closed", _left)
+                if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
+                    return  # a forgotten iterator, collected in the service thread
+                while not self._scheduler.finished:
+                    self._bell.acquire()
+                for worker in list(self._workers):
+                    thread = worker.thread
+                    if thread is not None and not self._left_behind(worker):
+                        thread.join()
+                break
+            except BaseException as raised:
+                interrupt = interrupt or raised
+                self.clock.post(self._kill)
+        if interrupt is not None:
+            raise interrupt
+
+    @staticmethod
+    def _left_behind(worker: Worker) -> bool:
+        task = worker.task
+        return task is not None and task.abandoned
+
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                log.exception("a listener raised: %r", listener)
+
+    def _deliver(self) -> None:
+        events = self._scheduler.events
+        while events:
+            self._tell(events.popleft())
+
+    def begin(
+        self, tasks: list[Task], *, cancel: Iterable[CancelToken] = (), last: bool = True
+    ) -> None:
+        """Run `tasks` in the background; they settle their futures.
+
+        Args:
+            tasks: Each with its future.
+            cancel: Tokens that stop the run.
+            last: Whether no others will come.
+        """
+        tokens = list(cancel)
+        if self.parent is not None and last:
+            tokens.append(CancelToken.current())
+        for token in tokens:
+            callback = token.on_cancel(_Canceller(self, token))
+            for task in tasks:
+                assert task.future is not None
+                task.future.add_done_callback(lambda _, callback=callback: callback.close())
+        self._hand_over(tasks, last)
+
+    def cancel_futures(self) -> None:
+        """Cancel the futures of the tasks that have not begun; these are then skipped."""
+        with self._lock:
+            tasks = list(self._scheduler.live.values())
+            tasks += [task for handed_over, _ in list(self._inbox) for task in handed_over]
+        for task in tasks:
+            if task.future is not None:
+                task.future.cancel()
+        self.clock.post(self._skip_queued, _not_begun)
+
+    def close(self) -> None:
+        """Say that no more tasks will come. Returns at once."""
+        self._inbox.append(([], True))
+        self.clock.post(self._feed)
+
+    def join(self) -> None:
+        """Wait until every task has ended, after `close`, and every thread too."""
+        while not self._scheduler.finished:
+            self._bell.acquire()
+        self._ring()  # somebody else may wait, too
+        for worker in list(self._workers):
+            thread = worker.thread
+            if thread is not None and thread is not threading.current_thread():
+                thread.join()
+
+    def _skip_queued(self, error: Callable[[], BaseException]) -> None:
+        with self._lock:
+            actions = self._take()
+            self._scheduler.skip_queued(error, self.clock.now())
+            actions += self._take()
+        self._perform(actions)
+
+    def _hand_over(self, tasks: list[Task], last: bool) -> None:
+        """Put tasks where the next step finds them; see that there is a next step."""
+        self._inbox.append((tasks, last))
+        # While tasks wait for a place, there will be one. A step says that none wait
+        # before it looks into the inbox a last time, so one of the two sees the other.
+        if self._hungry:
+            self.clock.post(self._feed)
+
+    # The service thread
+
+    def _open(self) -> None:
+        self._began = self.clock.now()
+        if self.deadline is not None:
+            error = DeadlineExceededError(f"the run was over its deadline of {self.deadline:g} s")
+            self._deadline_timer = self.clock.call_at(
+                self._began + self.deadline, self._stop, "deadline", lambda: error, error
+            )
+
+    def _feed(self) -> None:
+        with self._lock:
+            actions = self._take()
+        self._perform(actions)
+
+    def _stop(
+        self,
+        reason: steps.Reason,
+        error: Callable[[], BaseException],
+        failure: BaseException | None = None,
+    ) -> None:
+        with self._lock:
+            if failure is not None and self._scheduler.stopping is None:
+                self.failure = failure
+            self._scheduler.stop(reason, error, self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+        self._ring()
+
+    def _kill(self) -> None:
+        with self._lock:
+            self._scheduler.kill(self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+
+    def granted(self, task: Task) -> None:
+        """A place under the limit has come free for `task`."""
+        with self._lock:
+            self._scheduler.granted(task, self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+
+    def _due(self, task: Task) -> None:
+        with self._lock:
+            self._scheduler.due(task, self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+
+    def _expired(self, task: Task, attempt: int) -> None:
+        with self._lock:
+            self._scheduler.expired(task, attempt)
+            actions = self._take()
+        self._perform(actions)
+
+    def _give_up(self, task: Task, attempt: int) -> None:
+        with self._lock:
+            self._scheduler.give_up(task, attempt, self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+
+    # Any thread
+
+    def cancel(self, reason: str | None = None) -> None:
+        """Stop the run. Returns at once; from anywhere, signal handlers included."""
+        message = reason or "the run was cancelled"
+        failure = TaskCancelledError(message)
+        self.clock.post(self._stop, "cancelled", lambda: TaskCancelledError(message), failure)
+
+    def command_ended(self, task: Task, ending: Result | BaseException) -> None:
+        """An environment reports the end of a command."""
+        if isinstance(ending, Result):
+            self.ended(task, ending, ending.error(check=ending.command.check))
+        else:
+            self.ended(task, None, ending)
+
+    def strained(self, task: Task, error: BaseException) -> None:
+        """An environment reports that a command has to wait for room."""
+        log.debug("%s waits for room: %s", task.label(), error)
+
+    def ended(self, task: Task, value: Any, error: BaseException | None) -> None:
+        """The try of a task that runs now has ended; in whatever thread."""
+        self.attempt_ended(task, task.attempt, value, error)
+
+    def attempt_ended(
+        self, task: Task, attempt: int, value: Any, error: BaseException | None
+    ) -> None:
+        """A try of a task has ended; in whatever thread."""
+        if self.retry is not None and self.retry.foreign and self.clock_thread():
+            self._foreign(self.attempt_ended, task, attempt, value, error)
+        else:
+            self._perform(self._ended_actions(task, attempt, value, error))
+
+    def clock_thread(self) -> bool:
+        """Return whether this is the service thread, where no foreign code may run."""
+        return isinstance(self.clock, reactor.Reactor) and self.clock.inside()
+
+    def _ended_actions(
+        self, task: Task, attempt: int, value: Any, error: BaseException | None
+    ) -> list[steps.Action]:
+        now = self.clock.now()
+        decision: RetryAgain | GiveUp | None = None
+        verdict: Verdict = "success"
+        if error is not None or task.ending is not None:
+            value, error = steps.seen(task, value, error)
+            verdict = "success" if error is None else "neither"
+        if self.retry is not None and task.retry is not None:
+            decision = task.retry.after(value, error, now)
+        with self._lock:
+            self._scheduler.ended(task, attempt, value, error, decision, verdict, now)
+            return self._take()
+
+    def _foreign(self, call: Callable[..., object], *args: Any) -> None:
+        """Call what may run code that is not ours, off the service thread."""
+        if self._mailbox is None:
+            self._mailbox = Mailbox("parallel_exec callbacks")
+        self._mailbox.put(call, *args)
+
+    # Performing
+
+    def _take(self) -> list[steps.Action]:
+        """Take in what has been handed over, and take what the step decided. With the
+        lock held.
+        """
+        state = self._scheduler
+        inbox = self._inbox
+        while True:
+            while inbox:
+                tasks, last = inbox.popleft()
+                for task in tasks:
+                    task.run = self
+                    if task.parent is None:
+                        task.parent = self.parent
+                state.feed(tasks, self.clock.now(), last=last)
+            self._hungry = not state.queued or state.stopping is not None
+            if not inbox:
+                break
+        actions = state.actions
+        if actions:
+            state.actions = []
+        if state.settled and (self._each or len(state.live) <= self._low_water):
+            self._ring()
+        return actions
+
+    def _ring(self) -> None:
+        """Wake the calling thread, if it waits."""
+        try:
+            self._bell.release()
+        except RuntimeError:
+            pass  # it has been woken already
+
+    def _perform(self, actions: list[steps.Action], worker: Worker | None = None) -> Task | None:
+        """Do what a step decided; return a task for `worker` to call, if there is one."""
+        mine: Task | None = None
+        for verb, subject, argument in actions:
+            if verb is steps.START:
+                if not subject.work.threaded:
+                    self._launch(subject)
+                elif worker is not None and mine is None:
+                    mine = subject
+                else:
+                    self._hand_out(subject)
+            elif verb is steps.END:
+                self._end(subject, argument)
+            elif verb is steps.AGAIN:
+                subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
+            elif verb is steps.GIVE_UP_AFTER:
+                self.clock.call_at(
+                    self.clock.now() + self.kill_after, self._give_up, subject, argument
+                )
+            elif verb is steps.KILL:
+                if subject.execution is not None:
+                    subject.execution.kill()
+            elif verb is steps.TELL:
+                base.tell(subject)
+            elif verb is steps.RESOLVE:
+                self._resolve(subject)
+            else:
+                self._finished()
+        return mine
+
+    def _end(self, task: Task, reason: str) -> None:
+        if task.execution is not None:
+            task.execution.end(reason)
+        elif task in self._starved:  # it has no thread yet, and needs none any more
+            self._starved.remove(task)
+            error = TaskCancelledError(f"{task.label()} was cancelled before it started")
+            self.ended(task, None, error)
+
+    def _begin(self, task: Task) -> None:
+        """Prepare a try: its timeout and its retry."""
+        if self.retry is not None and task.retry is None:
+            task.retry = self.retry.begin(task.work.is_command, task.since)
+        timeout = task.work.timeout if task.work.timeout is not None else self.timeout
+        if timeout is not None:
+            task.timer = self.clock.call_at(
+                self.clock.now() + timeout, self._expired, task, task.attempt
+            )
+
+    def _launch(self, task: Task) -> None:
+        """Begin a try that needs no thread."""
+        if self.retry is not None and self.retry.foreign and self.clock_thread():
+            self._foreign(self._launch, task)
+            return
+        self._begin(task)
+        task.execution = execution = task.work.start(task)
+        if task.ending is not None:  # asked to end while it was being started
+            execution.end(task.ending)
+
+    def _hand_out(self, task: Task) -> None:
+        """Have a try called by a worker: one that waits, or a new one."""
+        try:
+            worker = self._parked.pop()
+        except IndexError:
+            self._hire(task)
+        else:
+            worker.task = task
+            worker.gate.release()
+
+    def _hire(self, task: Task) -> None:
+        worker = Worker()
+        worker.task = task
+        worker.thread = threading.Thread(
+            target=self._work, args=(worker,), name=self._thread_name(), daemon=True
+        )
+        self._workers.add(worker)
+        try:
+            worker.thread.start()
+        except RuntimeError as error:  # out of threads: wait and go on
+            worker.thread = None
+            self._workers.discard(worker)
+            self._starved.append(task)
+            self.strained(task, error)
+            self.clock.call_at(self.clock.now() + OUT_OF_THREADS_S, self._feed_starved)
+
+    def _feed_starved(self) -> None:
+        try:
+            self._hand_out(self._starved.popleft())
+        except IndexError:
+            pass
+
+    def _work(self, worker: Worker) -> None:
+        """Call functions until there are no more: the life of a worker thread."""
+        try:
+            if self._initialize is not None and not self._initialized(worker):
+                return
+            while True:
+                task = worker.task
+                if task is None:
+                    return
+                attempt = task.attempt
+                value, error = self._call(task)
+                if value is PENDING:
+                    worker.task = self._next_starved()
+                else:
+                    actions = self._ended_actions(task, attempt, value, error)
+                    worker.task = None
+                    worker.task = self._perform(actions, worker) or self._next_starved()
+                del task, value, error
+                if worker.task is None and not self._park(worker):
+                    return
+        finally:
+            self._workers.discard(worker)
+
+    def _initialized(self, worker: Worker) -> bool:
+        assert self._initialize is not None
+        try:
+            self._initialize()
+        except BaseException as error:
+            log.critical("the initializer of a thread raised", exc_info=True)
+            task = worker.task
+            self._break(error)
+            if task is not None:
+                self.ended(task, None, _broken())
+            return False
+        return True
+
+    def _break(self, error: BaseException) -> None:
+        with self._lock:
+            self.failure = error
+            self._scheduler.closed = True
+            self._scheduler.skip_queued(_broken, self.clock.now())
+            actions = self._take()
+        self._perform(actions)
+
+    def _next_starved(self) -> Task | None:
+        try:
+            return self._starved.popleft()
+        except IndexError:
+            return None
+
+    def _park(self, worker: Worker) -> bool:
+        """Wait for another task; return False if there will be none."""
+        with self._lock:
+            if self._scheduler.finished:
+                return False
+            self._parked.append(worker)
+        worker.gate.acquire()
+        return worker.task is not None
+
+    def _call(self, task: Task) -> tuple[Any, BaseException | None]:
+        future = task.future
+        if future is not None and task.attempt == 1 and not future.set_running_or_notify_cancel():
+            return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
+        if self._initialize is not None and self.failure is not None:
+            return None, _broken()
+        self._begin(task)
+        task.execution = task
+        if task.ending is not None:
+            return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
+        try:
+            return (task.context or self.context).copy().run(_called, task), None
+        except BaseException as error:
+            return None, error
+
+    def _resolve(self, task: Task) -> None:
+        """Settle the future of a task."""
+        future = task.future
+        assert future is not None
+        if isinstance(future, TaskFuture) and self.clock_thread():
+            future.settle_without_callbacks(task)
+        else:
+            settle(future, task)
+
+    def _finished(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        with self._lock:
+            parked, self._parked = self._parked, []
+        for worker in parked:
+            worker.gate.release()
+        self._ring()
+
+
+def _called(task: Task) -> Any:
+    base.current.set(task)
+    return task.work.call(task)
+
+
+def _left() -> BaseException:
+    return TaskCancelledError("skipped: the call was left")
+
+
+def _not_begun() -> BaseException:
+    return TaskCancelledError("it was cancelled before it began")
+
+
+def _broken() -> BaseException:
+    return BrokenThreadPool("the initializer of a thread raised; see the log")
+
+
+class _Canceller:
+    """What a token calls to stop a run."""
+
+    __slots__ = ("_run", "_token")
+
+    def __init__(self, run: Run, token: CancelToken) -> None:
+        self._run = run
+        self._token = token
+
+    def __call__(self) -> None:
+        self._run.cancel(self._token.reason)

@@ -1,0 +1,366 @@
+"""The life of the tasks of one run: a state machine that performs nothing itself.
+
+    queued ──> running ──> settled
+       ^          │  ^ │
+       │          v  │ └──> ending ──> settled
+       └─── waiting ─┘         └─────> abandoned ──> (its place is given back)
+
+`queued` waits for a place under the limit; `waiting` for its next try, with neither place
+nor thread; `ending` was asked to end. Every event is a method, called with the run's lock
+held. It changes state, appends settled tasks and events, and leaves what is to be done
+outside of the lock in `actions`, a list of (verb, task or requests, argument).
+
+Settled tasks and events are appended under the lock, so their order is the order of the
+steps; actions may be performed in any order by any thread, each thread its own. The two
+that can meet, START and END of one try, are told apart by whoever performs START: it
+looks whether the task was asked to end meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any, Literal
+
+from parallel_exec.engine.events import Event, TaskFinished, TaskRetrying, TaskStarted
+from parallel_exec.engine.retry import GiveUp, RetryAgain
+from parallel_exec.engine.task import Task
+from parallel_exec.errors import TaskCancelledError, TaskTimeoutError
+from parallel_exec.limits import base
+from parallel_exec.limits.base import Limit, Request
+from parallel_exec.limits.rule import Verdict
+from parallel_exec.values.outcome import Status
+
+__all__ = [
+    "AGAIN",
+    "END",
+    "FINISHED",
+    "GIVE_UP_AFTER",
+    "KILL",
+    "START",
+    "RESOLVE",
+    "TELL",
+    "Scheduler",
+    "StopRule",
+    "seen",
+]
+
+Action = tuple[str, Any, Any]
+START = "start"  # (task, None): begin a try
+END = "end"  # (task, reason): ask the try to end
+KILL = "kill"  # (task, None): do not wait for `kill_after` any more
+GIVE_UP_AFTER = "give up after"  # (task, attempt): abandon it if it has not ended by then
+AGAIN = "again"  # (task, seconds): begin the next try after that
+TELL = "tell"  # (requests, None): places were granted to others
+RESOLVE = "resolve"  # (task, None): settle its future
+FINISHED = "finished"  # (None, None): every task is settled and no more will come
+
+StopRule = Callable[[Status], bool]
+Reason = Literal["failed", "won", "cancelled", "deadline", "closed"]
+
+
+class NoLimit:
+    """The limit of what runs already."""
+
+    def parts(self, request: Request) -> tuple[base.Limiter, ...]:
+        return ()
+
+
+NO_LIMIT = NoLimit()
+
+
+def seen(task: Task, value: Any, error: BaseException | None) -> tuple[Any, BaseException | None]:
+    """Return what a try that ended with `value` or `error` counts as.
+
+    What was asked to end and failed, failed because of that. A function that returned
+    all the same after its timeout was over it; one that returned after a cancel was not
+    stopped by it. What a command was stopped by is known to its environment.
+    """
+    ending = task.ending
+    if ending == "timeout" and not isinstance(error, TaskTimeoutError):
+        if error is None and task.work.is_command:
+            return value, None
+        over = TaskTimeoutError(f"{task.label()} was over its timeout", attempts=task.attempt)
+        over.__cause__ = error
+        return None, over
+    if ending == "cancel" and error is not None and not isinstance(error, TaskCancelledError):
+        stopped = TaskCancelledError(f"{task.label()} was cancelled", attempts=task.attempt)
+        stopped.__cause__ = error
+        return None, stopped
+    return value, error
+
+
+def _because(reason: Reason, culprit: Task) -> TaskCancelledError:
+    """Return the error of a task that was skipped because of another."""
+    ended = "failed" if reason == "failed" else "came first"
+    return TaskCancelledError(f"skipped: task {culprit.index} ({culprit.label()}) {ended}")
+
+
+class Scheduler:
+    """The state of one run. Every method is one step.
+
+    Args:
+        limit: What decides how many run at once.
+        stop_rule: Asked after every settled task whether the run stops with it.
+        listening: Whether events are wanted.
+        keep: Whether settled tasks are kept for somebody to take.
+
+    Attributes:
+        actions: What is to be performed; the caller takes the list.
+        settled: The tasks that have ended, in the order in which they did.
+        events: What happened, in order.
+        live: The tasks that have not, by index.
+        queued: How many of them wait for a place.
+        stopping: Why the run stops, or None.
+        culprit: The task that made it stop, if one did.
+        closed: Whether no more tasks will come.
+        finished: Whether every task is settled, none is abandoned meanwhile apart.
+    """
+
+    def __init__(
+        self, limit: Limit, stop_rule: StopRule | None, *, listening: bool, keep: bool = True
+    ) -> None:
+        self.limit = limit
+        self.stop_rule = stop_rule
+        self.listening = listening
+        self.keep = keep
+        self.actions: list[Action] = []
+        self.settled: deque[Task] = deque()
+        self.events: deque[Event] = deque()
+        self.live: dict[int, Task] = {}
+        self.queued = 0
+        self.stopping: Reason | None = None
+        self.stop_error: Callable[[], BaseException] | None = None
+        self.culprit: Task | None = None
+        self.closed = False
+        self.finished = False
+
+    def feed(self, tasks: list[Task], now: float, *, last: bool) -> None:
+        """Take in tasks; `last` says that no more will come."""
+        for task in tasks:
+            task.queued_at = now
+            self.live[task.index] = task
+            if self.stopping is not None:
+                self._skip(task, now)
+            else:
+                self._queue(task)
+        if last:
+            self.closed = True
+        self._finish_if_over()
+
+    def granted(self, task: Task, now: float) -> None:
+        """A place has come free for `task`."""
+        self.queued -= 1
+        if self.stopping is not None:
+            self._release(task, "neither")
+            self._skip(task, now)
+            self._finish_if_over()
+        else:
+            self._start(task)
+
+    def ended(
+        self,
+        task: Task,
+        attempt: int,
+        value: Any,
+        error: BaseException | None,
+        decision: RetryAgain | GiveUp | None,
+        verdict: Verdict,
+        now: float,
+    ) -> None:
+        """A try has ended with `value` or `error` (see `seen`); `decision` is what the
+        retry policy says of it.
+        """
+        if task.attempt != attempt or task.state not in ("running", "ending", "abandoned"):
+            return
+        self._release(task, verdict)
+        if task.state == "abandoned":
+            task.state = "settled"
+            return
+        if error is not None:
+            task.errors += (error,)
+        cancelled = isinstance(error, CancelledError)
+        if isinstance(decision, RetryAgain) and self.stopping is None and not cancelled:
+            self._wait(task, decision.delay_s, error)
+            return
+        if isinstance(decision, GiveUp):
+            value, error = decision.value, decision.error
+        if error is None:
+            self._settle(task, "fulfilled", value, None, now)
+        else:
+            status: Status = "cancelled" if isinstance(error, CancelledError) else "rejected"
+            self._settle(task, status, None, error, now)
+        self._finish_if_over()
+
+    def due(self, task: Task, now: float) -> None:
+        """The wait of `task` between two tries is over."""
+        if task.state == "waiting":
+            task.timer = None
+            task.queued_at = now
+            self._queue(task)
+
+    def expired(self, task: Task, attempt: int) -> None:
+        """A try of `task` is over its timeout."""
+        if task.attempt == attempt and task.state == "running":
+            self._end(task, "timeout")
+
+    def give_up(self, task: Task, attempt: int, now: float) -> None:
+        """A try that was asked to end has not: it is left behind with its place."""
+        if task.attempt != attempt or task.state != "ending":
+            return
+        message = f"{task.label()} could not be ended and still runs"
+        error: TaskTimeoutError | TaskCancelledError
+        if task.ending == "timeout":
+            error = TaskTimeoutError(message)
+        else:
+            error = TaskCancelledError(message)
+        error.abandoned = True
+        task.abandoned = True
+        task.errors += (error,)
+        self._settle(task, "rejected" if task.ending == "timeout" else "cancelled", None, error, now)
+        task.state = "abandoned"
+        self._finish_if_over()
+
+    def stop(self, reason: Reason, error: Callable[[], BaseException], now: float) -> None:
+        """End the run: what runs is asked to end, what has not begun is skipped.
+
+        Args:
+            reason: Why.
+            error: Makes the error of the tasks that are skipped.
+            now: The time.
+        """
+        if self.stopping is not None or self.finished:
+            return
+        self.stopping = reason
+        self.stop_error = error
+        self.closed = self.closed or reason == "closed"
+        for task in list(self.live.values()):
+            if task.state == "running":
+                self._end(task, "cancel")
+        self.skip_queued(error, now)
+
+    def skip_queued(self, error: Callable[[], BaseException], now: float) -> None:
+        """Skip what has not begun, and what waits for its next try.
+
+        Args:
+            error: Makes the error of each.
+            now: The time.
+        """
+        self.stop_error = error
+        for task in list(self.live.values()):
+            if task.state == "waiting":
+                self._skip(task, now)
+            elif task.state == "queued":
+                waited, granted = base.withdraw(task)
+                self._serve(granted)
+                if waited:
+                    self.queued -= 1
+                    self._skip(task, now)
+                # else it has been granted and will be told: `granted` sees to it
+        self._finish_if_over()
+
+    def kill(self, now: float) -> None:
+        """Wait for nothing any more: KILL what is ending."""
+        for task in list(self.live.values()):
+            if task.state == "ending":
+                self.actions.append((KILL, task, None))
+                if task.work.abandonable:
+                    self.give_up(task, task.attempt, now)
+
+    def close(self) -> None:
+        """No more tasks will come."""
+        self.closed = True
+        self._finish_if_over()
+
+    # Steps within steps
+
+    def _queue(self, task: Task) -> None:
+        task.state = "queued"
+        if base.acquire(task, NO_LIMIT if task.work.exempt else self.limit):
+            self._start(task)
+        else:
+            self.queued += 1
+
+    def _start(self, task: Task) -> None:
+        task.state = "running"
+        task.ending = None
+        task.attempt += 1
+        task.started_at = task.started_at or task.since
+        if self.listening:
+            self.events.append(TaskStarted(task.index, task.label(), task.attempt))
+        self.actions.append((START, task, None))
+
+    def _end(self, task: Task, reason: str) -> None:
+        task.state = "ending"
+        task.ending = reason
+        self.actions.append((END, task, reason))
+        if task.work.abandonable:
+            self.actions.append((GIVE_UP_AFTER, task, task.attempt))
+
+    def _wait(self, task: Task, delay: float, error: BaseException | None) -> None:
+        task.state = "waiting"
+        if task.timer is not None:
+            task.timer.cancel()
+            task.timer = None
+        task.execution = None
+        task._token = None
+        if self.listening:
+            reason = error or ValueError("its value asks for another try")
+            self.events.append(
+                TaskRetrying(task.index, task.label(), task.attempt, delay, reason)
+            )
+        self.actions.append((AGAIN, task, delay))
+
+    def _release(self, task: Task, verdict: Verdict) -> None:
+        if task.held:
+            self._serve(base.release(task, verdict))
+
+    def _serve(self, granted: list[Request]) -> None:
+        """Start those of this run that were granted a place; have the others told."""
+        others = []
+        for request in granted:
+            mine = isinstance(request, Task) and self.live.get(request.index) is request
+            if mine and self.stopping is None:
+                self.queued -= 1
+                self._start(request)  # type: ignore[arg-type]
+            else:
+                others.append(request)
+        if others:
+            self.actions.append((TELL, others, None))
+
+    def _skip(self, task: Task, now: float) -> None:
+        assert self.stop_error is not None
+        error = self.stop_error()
+        if task.errors:
+            error.__cause__ = task.errors[-1]
+        self._settle(task, "cancelled" if task.attempt else "skipped", None, error, now)
+
+    def _settle(
+        self, task: Task, status: Status, value: Any, error: BaseException | None, now: float
+    ) -> None:
+        if task.timer is not None:
+            task.timer.cancel()
+            task.timer = None
+        task.state = "settled"
+        task.status = status
+        task.value = value
+        task.error = error
+        task.ended_at = now
+        del self.live[task.index]
+        if self.keep:
+            self.settled.append(task)
+        if self.listening:
+            self.events.append(TaskFinished(task.outcome()))
+        if task.future is not None:
+            self.actions.append((RESOLVE, task, None))
+        if self.stop_rule is not None and self.stopping is None and self.stop_rule(status):
+            self.culprit = task
+            reason: Reason = "won" if status == "fulfilled" else "failed"
+            self.stop(reason, partial(_because, reason, task), now)
+
+    def _finish_if_over(self) -> None:
+        if not self.finished and not self.live and (self.closed or self.stopping is not None):
+            self.finished = True
+            self.actions.append((FINISHED, None, None))

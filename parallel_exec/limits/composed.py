@@ -1,0 +1,34 @@
+"""Several limits at once: a task needs a place in each."""
+
+from __future__ import annotations
+
+from parallel_exec.limits.base import Limit, Limiter, Request
+from parallel_exec.values import checks
+
+__all__ = ["AllOf"]
+
+
+class AllOf:
+    """A limit that holds only what every one of `limits` holds.
+
+    A task takes its places in all of them in one step, or waits and holds none.
+
+    Args:
+        *limits: Limits, which may also be used elsewhere.
+    """
+
+    def __init__(self, *limits: Limit) -> None:
+        for limit in limits:
+            if not hasattr(limit, "parts"):
+                raise checks.refuse("limits", limit, "made of limits")
+        self._limits = limits
+
+    def parts(self, request: Request) -> tuple[Limiter, ...]:
+        """See `Limit.parts`."""
+        parts = dict.fromkeys(part for limit in self._limits for part in limit.parts(request))
+        return tuple(parts)
+
+    @property
+    def limit(self) -> float:
+        """The smallest of the limits."""
+        return min((getattr(limit, "limit", float("inf")) for limit in self._limits), default=0)

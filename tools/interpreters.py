@@ -58,7 +58,9 @@ def candidates() -> list[Path]:
 def new_enough(name: str) -> bool:
     """Return whether `name` is a Python's, and does not speak of an old version."""
     match = NAME.match(name)
-    return bool(match) and (match.group(1) is None or (3, int(match.group(1))) >= OLDEST)
+    if match is None:
+        return False
+    return match.group(1) is None or (3, int(match.group(1))) >= OLDEST
 
 
 def ask(path: Path) -> Interpreter | None:

@@ -112,6 +112,11 @@ class Output:
         return not wanted and (self._mailbox is None or self._calls[stream] is None)
 
     @property
+    def live(self) -> bool:
+        """Whether somebody waits for its lines."""
+        return self._mailbox is not None
+
+    @property
     def full(self) -> bool:
         """Whether callbacks are so far behind that reading shall pause."""
         return self._mailbox is not None and self._backlog > BACKLOG

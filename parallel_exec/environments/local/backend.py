@@ -13,6 +13,7 @@ from parallel_exec import reactor
 from parallel_exec.environments.base import Execution, Ticket
 from parallel_exec.environments.local import descendants
 from parallel_exec.environments.local.process import Process
+from parallel_exec.environments.local.spawn import path_of
 from parallel_exec.environments.local.watchdog import MARK, Watchdog
 from parallel_exec.errors import ExecutorClosedError
 from parallel_exec.values.command import Command
@@ -22,6 +23,7 @@ __all__ = ["LocalBackend"]
 log = logging.getLogger("parallel_exec")
 
 ROOM_S = 0.05  # how often a command without descriptors or processes tries again
+YOUNG_S = 0.005  # how long a command's output waits to be looked at first
 CHECK_S = 0.01  # how often what is being ended is looked at
 
 
@@ -42,13 +44,15 @@ class Host:
         self.running: dict[LocalBackend, set[Process]] = {}
         self.idle: dict[LocalBackend, list[threading.Event]] = {}
         self._sought: list[Process] = []
+        self._young: list[Process] = []
         self._environ: list[bytes] = []
+        self._path = b""
         self._environ_at = -1
         self._checking = False
         self._groups: set[int] | None = None  # as seen in this check
 
-    def environ(self) -> list[bytes]:
-        """Return this process's variables, as ``NAME=value``.
+    def environ(self) -> tuple[list[bytes], bytes]:
+        """Return this process's variables, as ``NAME=value``, and its PATH.
 
         Read again after every message from outside, so that a command sees them at
         least as they were when it was asked for; a copy for each command would cost
@@ -58,12 +62,25 @@ class Host:
             own = f"{MARK}=".encode()
             variables = [name + b"=" + value for name, value in os.environb.items()]
             self._environ = [each for each in variables if not each.startswith(own)]
+            self._path = path_of(self._environ)
             self._environ_at = self.reactor.messages
-        return self._environ
+        return self._environ, self._path
 
     def mark(self, serial: int) -> bytes:
         """Return the variable that marks the processes of a command as ours."""
         return f"{MARK}={self.watchdog.token}.{serial}".encode()
+
+    def young(self, process: Process) -> None:
+        """Have the output of `process` watched soon, if it still runs then."""
+        if not self._young:
+            self.reactor.call_at(self.reactor.now() + YOUNG_S, self._grown)
+        self._young.append(process)
+
+    def _grown(self) -> None:
+        young, self._young = self._young, []
+        for process in young:
+            if process.live:
+                process.watch_output()
 
     def wait_for_room(self, process: Process) -> None:
         """Have `process` launched again when another has ended, or after a while."""

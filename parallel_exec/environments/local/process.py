@@ -99,6 +99,7 @@ class Process:
         "_started_at",
         "_strays",
         "_failure",
+        "_watched",
     )
 
     host: Host
@@ -116,6 +117,7 @@ class Process:
         self._status: int | None = None
         self._reaped = False
         self._linger = False
+        self._watched = False
         self._kill_at = 0.0
         self._strays: list[Stray] = []
         self._fds: list[int] = [-1, -1]  # the read ends of STDOUT and STDERR
@@ -149,9 +151,10 @@ class Process:
         if watchdog.process is None:
             watchdog.start()
         self.serial = serial = next(host.serials)
-        environ = host.environ()
+        environ, path = host.environ()
         if command.env is not None:
             environ = _merged(environ, command.env)
+            path = None  # to be looked up again
         environ = [*environ, host.mark(serial)]
         self._output = output = Output(command, partial(host.reactor.post, self._resume))
         data = command.input_bytes()
@@ -172,13 +175,16 @@ class Process:
             slot = watchdog.announce(serial, command.kill_after)
             started_at = time.time()
             started = time.monotonic()
-            self.pid = spawn(command.argv(), environ, command.cwd, stdin, stdout, stderr)
+            self.pid = spawn(
+                command.argv(), environ, path, command.cwd, stdin, stdout, stderr
+            )
         except BaseException:
             for fd in opened:
                 os.close(fd)
             self._fds = [-1, -1]
             self._input = -1
-            watchdog.release(slot)
+            watchdog.clear(slot)
+            watchdog.free(slot)
             raise
         self.live = True
         self._started_at = started_at
@@ -188,13 +194,28 @@ class Process:
         for fd in (stdin, stdout, stderr):
             if fd != host.null:
                 os.close(fd)
-        self._watch_exit()
-        for stream, fd in enumerate(self._fds):
+        for fd in self._fds:
             if fd >= 0:
                 os.set_blocking(fd, False)
-                host.reactor.watch(fd, partial(self._readable, stream))
+        self._watch_exit()
+        if output.live:
+            self.watch_output()
+        else:
+            host.young(self)
         if self._input >= 0:
             self._feed(data)
+
+    def watch_output(self) -> None:
+        """Have its output read as it comes.
+
+        Not from the start, unless somebody waits for its lines: most commands end so soon
+        that reading once, at the end, is all they need, and watching two more descriptors
+        costs more than that.
+        """
+        for stream, fd in enumerate(self._fds):
+            if fd >= 0 and not self._watched:
+                self.host.reactor.watch(fd, partial(self._readable, stream))
+        self._watched = True
 
     def _watch_exit(self) -> None:
         if hasattr(os, "pidfd_open"):
@@ -391,43 +412,47 @@ class Process:
 
     def _exit_seen(self) -> bool:
         """Handle the exit of the first process, if that is what happened."""
-        try:
-            seen = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            seen = None  # reaped by somebody else: its status is lost
-            self._reaped = True
-            self._status = -1
-        else:
-            if seen is None:
-                return False
-            self._status = seen.si_status
-            if seen.si_code != os.CLD_EXITED:
-                self._status += SIGNALLED
+        if self._status is not None:
+            return True
+        if not self._reap_or_see():
+            return False
         if self._pidfd >= 0:
             self.host.reactor.unwatch(self._pidfd)
         self._close_input()
         self._drain()
-        self._reap()
-        if self._reason is None and self._open() and self._signal(0):
-            # Background processes hold the pipes: they may finish what they print.
-            self._linger = True
-            self._kill_at = time.monotonic() + self.command.kill_after
-            self.host.end(self)
-        elif self._reason is None and self._signal(signal.SIGTERM):
+        if self._reason is None:
+            if not self._signal(0):
+                self._finish()
+                return True
+            if self._open():
+                # Background processes hold the pipes: they may finish what they print.
+                self._linger = True
+                self.watch_output()
+            else:
+                self._signal(signal.SIGTERM)
             self._kill_at = time.monotonic() + self.command.kill_after
             self.host.end(self)
         self.check()
         return True
 
-    def _reap(self) -> None:
-        self.host.watchdog.release(self._slot)
+    def _reap_or_see(self) -> bool:
+        """Take the exit status, if the first process has exited, and reap it."""
+        watchdog = self.host.watchdog
+        watchdog.clear(self._slot)
+        try:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+        except ChildProcessError:
+            self._status = -1  # reaped by somebody else: its status is lost
+        else:
+            if pid == 0:
+                watchdog.confirm(self._slot, self.serial, self.pid, self.command.kill_after)
+                return False
+            code = os.waitstatus_to_exitcode(status)
+            self._status = code if code >= 0 else SIGNALLED - code
+        watchdog.free(self._slot)
         self._slot = -1
-        if not self._reaped:
-            self._reaped = True
-            try:
-                os.waitpid(self.pid, 0)
-            except ChildProcessError:
-                pass
+        self._reaped = True
+        return True
 
     def _drain(self) -> None:
         """Read what is in the pipes now."""

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from functools import lru_cache
 
-__all__ = ["spawn"]
+__all__ = ["path_of", "spawn"]
 
 try:
     from _posixsubprocess import fork_exec  # type: ignore[import-not-found,unused-ignore]
@@ -29,6 +29,7 @@ FAST = fork_exec is not None and (3, 11) <= sys.version_info[:2] <= (3, 13)
 def spawn(
     argv: list[str],
     environ: list[bytes],
+    path: bytes | None,
     cwd: str | None,
     stdin: int,
     stdout: int,
@@ -37,8 +38,9 @@ def spawn(
     """Start a program in a session of its own; return its process id.
 
     Args:
-        argv: The words; the first is looked up in the PATH of `environ`.
+        argv: The words.
         environ: Its variables, as ``NAME=value``.
+        path: Where the first word is looked up; None: in the PATH of `environ`.
         cwd: The directory to start it in.
         stdin: The descriptors that become its 0, 1 and 2.
         stdout: See `stdin`.
@@ -56,7 +58,7 @@ def spawn(
         try:
             pid: int = fork_exec(
                 argv,
-                _candidates(os.fsencode(argv[0]), _path(environ)),
+                _candidates(os.fsencode(argv[0]), path_of(environ) if path is None else path),
                 True,  # close_fds
                 (failure_write,),
                 cwd,
@@ -110,7 +112,8 @@ def _refusal(failure: bytes, program: str, cwd: str | None) -> OSError:
     return OSError(code, os.strerror(code), name)
 
 
-def _path(environ: Sequence[bytes]) -> bytes:
+def path_of(environ: Sequence[bytes]) -> bytes:
+    """Return the PATH among variables, or the system's default."""
     for variable in environ:
         if variable.startswith(b"PATH="):
             return variable[5:]

@@ -83,10 +83,14 @@ class Watchdog:
             milliseconds = _milliseconds(kill_after)
             SLOT.pack_into(self._table, slot * SLOT.size, serial, pid, milliseconds)
 
-    def release(self, slot: int) -> None:
-        """Clear a slot; before its process is reaped, so that its id is still its own."""
+    def clear(self, slot: int) -> None:
+        """Clear a slot; before its process is reaped, while the id is still its own."""
         if slot >= 0:
             self._table[slot * SLOT.size : (slot + 1) * SLOT.size] = EMPTY
+
+    def free(self, slot: int) -> None:
+        """Give a cleared slot back."""
+        if slot >= 0:
             self._free.append(slot)
 
     def stop(self) -> None:

@@ -46,6 +46,7 @@ __all__ = [
     "OutputLimitError",
     "ParallelExecError",
     "RunFailedError",
+    "SudoError",
     "TaskCancelledError",
     "TaskTimeoutError",
 ]
@@ -131,6 +132,10 @@ class ConnectTimeoutError(ConnectError, TimeoutError):
 
 class AuthenticationError(HostError):
     """The host refused every way to log in that was offered."""
+
+
+class SudoError(AuthenticationError):
+    """sudo refused: a wrong or missing password, or no permission. The command did not run."""
 
 
 class HostKeyError(HostError):

@@ -1,0 +1,27 @@
+"""The one place that imports paramiko, so that `Any` ends here.
+
+paramiko ships no types, and what is built on it in `connection` and `channel` uses its
+internals: those are the same from 3.5 to 5.1, and the tests run against the ends.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+with warnings.catch_warnings():
+    # paramiko before 4 imports ciphers that cryptography means to drop.
+    warnings.simplefilter("ignore")
+    import paramiko as _paramiko
+    import paramiko.agent as _agent
+    import paramiko.auth_handler as _auth_handler
+    import paramiko.common as _common
+    import paramiko.packet as _packet
+
+__all__ = ["agent", "auth_handler", "common", "packet", "paramiko"]
+
+paramiko: Any = _paramiko
+agent: Any = _agent
+auth_handler: Any = _auth_handler
+common: Any = _common
+packet: Any = _packet

@@ -1,0 +1,287 @@
+"""Channels of a connection: one that runs a command, one that is a tunnel.
+
+A command's output is taken in the connection's reading thread, straight from the packet
+to whoever keeps it: no buffer between them and no thread switch. That thread never
+writes, or two full pipes could wait for each other; whatever has to be sent is sent by
+the thread that waits for the command, which the condition `changed` wakes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from parallel_exec.environments.ssh.border import common, paramiko
+
+__all__ = ["CommandChannel", "RefusedError", "Tunnel"]
+
+Message = paramiko.Message
+
+SEND_AT_ONCE = 256 * 1024  # bytes that are encrypted and written together
+
+
+class RefusedError(Exception):
+    """The far side did not open the channel: too many, or not allowed.
+
+    Attributes:
+        code: RFC 4254's reason.
+    """
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class _Channel(paramiko.Channel):  # type: ignore[misc]
+    """What both have: a condition for every change, and an end in the right thread.
+
+    One condition, `changed`, over paramiko's own lock of the channel: it guards the
+    states here and the windows. It is held for a few lines, never while sending.
+    """
+
+    def __init__(self, chanid: int) -> None:
+        super().__init__(chanid)
+        self.changed: threading.Condition = self.out_buffer_cv
+        self.opened = False
+        self.refused: RefusedError | None = None
+        self.ended_by_peer = False
+        self.unwanted = False
+
+    def __del__(self) -> None:
+        """Send nothing: paramiko's would, from any thread, a forked child included."""
+
+    def _log(self, level: int, msg: str, *args: Any) -> None:
+        pass
+
+    # Called in the reading thread
+
+    def answered(self, refused: RefusedError | None) -> None:
+        """Note the answer to the request to open."""
+        with self.changed:
+            self.refused = refused
+            self.opened = refused is None
+            self.changed.notify_all()
+
+    def _handle_close(self, m: Any) -> None:
+        with self.changed:
+            self.ended_by_peer = True
+            ours = self.closed
+            self._peer_closed()
+            self.changed.notify_all()
+        self.transport.forget(self.chanid)
+        if not ours:
+            self._answer_close()
+
+    def close_message(self) -> Any:
+        """Return the message that closes it."""
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_CLOSE)
+        message.add_int(self.remote_chanid)
+        return message
+
+    def _peer_closed(self) -> None:
+        pass
+
+    def _answer_close(self) -> None:
+        pass
+
+
+class CommandChannel(_Channel):
+    """A session channel, read by callback.
+
+    Attributes:
+        status: The exit status; None as long as, or if, there is none.
+        signal: The signal's name ("TERM") that ended it, else None.
+        ended: Whether no more output comes: end of file, the end, or a broken line.
+    """
+
+    def __init__(self, chanid: int) -> None:
+        super().__init__(chanid)
+        self.take: Callable[[int, bytes], object] = lambda stream, data: None
+        self.status: int | None = None
+        self.signal: str | None = None
+        self.request_refused = False
+        self.ended = False
+        self.unacknowledged = 0
+        self.paused = False
+        self.poked = False
+
+    # Called in the reading thread
+
+    def _feed(self, m: Any) -> None:
+        self._received(0, m if isinstance(m, bytes) else m.get_binary())
+
+    def _feed_extended(self, m: Any) -> None:
+        kind = m.get_int()
+        data = m.get_binary()
+        if kind == 1:
+            self._received(1, data)
+        else:
+            self._received(-1, data)
+
+    def _received(self, stream: int, data: bytes) -> None:
+        if stream >= 0:
+            self.take(stream, data)
+        self.unacknowledged += len(data)
+        if self.unacknowledged > self.in_window_threshold:
+            self.poke()
+
+    def _handle_request(self, m: Any) -> None:
+        kind = m.get_text()
+        wants_reply = m.get_boolean()
+        with self.changed:
+            if kind == "exit-status":
+                self.status = m.get_int()
+            elif kind == "exit-signal":
+                self.signal = m.get_text()
+            self.changed.notify_all()
+        if wants_reply and kind not in ("exit-status", "exit-signal"):
+            reply = Message()
+            reply.add_byte(common.cMSG_CHANNEL_FAILURE)
+            reply.add_int(self.remote_chanid)
+            self.transport.send_if_possible(reply)
+
+    def _handle_eof(self, m: Any) -> None:
+        with self.changed:
+            self.eof_received = True
+            self.ended = True
+            self.changed.notify_all()
+
+    def _request_success(self, m: Any) -> None:
+        pass
+
+    def _request_failed(self, m: Any) -> None:
+        with self.changed:
+            self.request_refused = True
+            self.changed.notify_all()
+
+    def _peer_closed(self) -> None:
+        self.ended = True
+
+    def _set_closed(self) -> None:
+        super()._set_closed()
+        self.ended = True
+
+    # Called by the thread that waits for the command
+
+    def poke(self) -> None:
+        """Wake that thread. From any thread."""
+        with self.changed:
+            self.poked = True
+            self.changed.notify_all()
+
+    def start(self, line: str, data: bytes | memoryview, *, final: bool, pty: bytes | None) -> int:
+        """Ask for a command and send what it reads first, all in one write.
+
+        Args:
+            line: What the login shell gets.
+            data: The first bytes of its standard input.
+            final: Whether there are no more.
+            pty: Terminal modes, encoded, if it shall have a terminal.
+
+        Returns:
+            How many bytes of `data` went out: the rest waits for the window.
+        """
+        messages = []
+        if pty is not None:
+            message = self._request("pty-req")
+            message.add_string("xterm")
+            for number in (80, 24, 0, 0):
+                message.add_int(number)
+            message.add_string(pty)
+            messages.append(message)
+        message = self._request("exec")
+        message.add_string(line.encode("utf-8", "surrogateescape"))
+        messages.append(message)
+        packets, sent = self._packets(data)
+        messages += packets
+        if final and sent == len(data):
+            messages.append(self._end_of_input())
+        self.transport.send_together(messages)
+        return sent
+
+    def send_some(self, data: bytes | memoryview, *, final: bool) -> int:
+        """Send as much as the window allows; return how much, possibly nothing."""
+        packets, sent = self._packets(data)
+        if final and sent == len(data):
+            packets.append(self._end_of_input())
+        if packets:
+            self.transport.send_together(packets)
+        return sent
+
+    def acknowledge(self) -> None:
+        """Tell the far side that what has come is taken, so that more may come."""
+        # The reading thread adds to the number; what it adds meanwhile waits.
+        with self.changed:
+            size, self.unacknowledged = self.unacknowledged, 0
+            if size == 0 or self.closed or self.eof_received:
+                return
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_WINDOW_ADJUST)
+        message.add_int(self.remote_chanid)
+        message.add_int(size)
+        self.transport.send_together([message])
+
+    def finish(self) -> None:
+        """Close it. What still runs on the far side is not ended by that."""
+        with self.changed:
+            messages = self._close_internal()
+        self.take = lambda stream, data: None
+        with contextlib.suppress(Exception):  # it is gone already
+            self.transport.send_together([m for m in messages if m is not None])
+
+    def _request(self, kind: str) -> Any:
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_REQUEST)
+        message.add_int(self.remote_chanid)
+        message.add_string(kind)
+        message.add_boolean(True)
+        return message
+
+    def _end_of_input(self) -> Any:
+        with self.changed:
+            self.eof_sent = True
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_EOF)
+        message.add_int(self.remote_chanid)
+        return message
+
+    def _packets(self, data: bytes | memoryview) -> tuple[list[Any], int]:
+        with self.changed:
+            size = min(len(data), self.out_window_size, SEND_AT_ONCE)
+            if self.closed or self.eof_sent:
+                size = 0
+            self.out_window_size -= size
+        packets = []
+        longest = max(1024, self.out_max_packet_size - 64)
+        for start in range(0, size, longest):
+            message = Message()
+            message.add_byte(common.cMSG_CHANNEL_DATA)
+            message.add_int(self.remote_chanid)
+            message.add_string(bytes(data[start : min(size, start + longest)]))
+            packets.append(message)
+        return packets, size
+
+
+class Tunnel(_Channel):
+    """A channel that takes a socket's place under another connection."""
+
+    def _peer_closed(self) -> None:
+        self.in_buffer.close()
+        self.closed = True
+
+    def _answer_close(self) -> None:
+        self.transport.send_if_possible(self.close_message())
+
+    def send(self, data: Any) -> int:
+        """Send some of `data`, as a socket does."""
+        view = memoryview(data)[: 64 * 1024]
+        sent: int = super().send(bytes(view))
+        return sent
+
+    def shutdown(self, how: int) -> None:
+        """End it at once, in both directions, and wake who reads."""
+        self.close()
+        self.in_buffer.close()

@@ -1,0 +1,77 @@
+"""Where to connect to: ``user@host:port``, with IPv6 addresses in brackets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parallel_exec.errors import ConfigError
+
+__all__ = ["Destination"]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A host as the user wrote it: a name to look up, perhaps with user and port.
+
+    Attributes:
+        host: A name, an alias of the configuration, or an address without brackets.
+        user: Who to log in as; None leaves it to the configuration.
+        port: The port; None leaves it to the configuration.
+    """
+
+    host: str
+    user: str | None = None
+    port: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Destination:
+        """Return the destination that `text` names.
+
+        ``user@host:port``, ``[2001:db8::1]:22``, ``2001:db8::1`` (a bare IPv6 address
+        has no port) and ``ssh://user@host:port`` are understood.
+
+        Raises:
+            ConfigError: It names none.
+        """
+        if not isinstance(text, str):
+            raise ConfigError(f"destination must be a string like 'user@host:port', not {text!r}")
+        rest = text.removeprefix("ssh://")
+        if rest is not text and rest.endswith("/"):
+            rest = rest[:-1]
+        user: str | None = None
+        if "@" in rest:
+            user, _, rest = rest.rpartition("@")  # the last one: user names may have one too
+            if not user:
+                raise ConfigError(f"destination has an empty user: {text!r}")
+        host, port = _host_and_port(rest, text)
+        for part in (user or "", host):
+            if part.startswith("-"):  # it would be an option of ssh and of proxy commands
+                raise ConfigError(f"destination has a part that begins with '-': {text!r}")
+            if any(not char.isprintable() or char.isspace() for char in part):
+                raise ConfigError(f"destination has a space or control character: {text!r}")
+        if not host:
+            raise ConfigError(f"destination has no host: {text!r}")
+        return cls(host, user, port)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if self.port is not None and ":" in self.host else self.host
+        user = f"{self.user}@" if self.user is not None else ""
+        return f"{user}{host}" + (f":{self.port}" if self.port is not None else "")
+
+
+def _host_and_port(rest: str, text: str) -> tuple[str, int | None]:
+    if rest.startswith("["):
+        host, bracket, tail = rest[1:].partition("]")
+        if not bracket or (tail and not tail.startswith(":")):
+            raise ConfigError(f"destination has an unclosed bracket: {text!r}")
+        return host, _port(tail[1:], text) if tail else None
+    if rest.count(":") > 1:
+        return rest, None
+    host, colon, port = rest.partition(":")
+    return host, _port(port, text) if colon else None
+
+
+def _port(digits: str, text: str) -> int:
+    if not (digits.isascii() and digits.isdigit()) or not 0 < int(digits) < 65536:
+        raise ConfigError(f"destination has a port that is not between 1 and 65535: {text!r}")
+    return int(digits)

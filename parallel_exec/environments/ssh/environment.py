@@ -1,0 +1,257 @@
+"""An SSH host as a backend: what `px.SSH` is made of."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from parallel_exec.environments.base import BlockingBackend, Stop, Ticket
+from parallel_exec.environments.ssh.destination import Destination
+from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, borrow, give_back
+from parallel_exec.environments.ssh.running import How, Running
+from parallel_exec.environments.ssh.settings import Settings
+from parallel_exec.errors import ConfigError, ExecutorClosedError
+from parallel_exec.values import checks
+from parallel_exec.values.command import Command
+from parallel_exec.values.result import Result
+from parallel_exec.values.secret import Secret
+
+__all__ = ["Jump", "SSHBackend"]
+
+Paths = str | os.PathLike[str]
+Word = str | Secret
+
+
+class SSHBackend(BlockingBackend):
+    """A host that is reached by SSH. Nothing connects before it is used.
+
+    Backends with equal arguments share their connections, and so do all hosts behind
+    the same jump host.
+
+    Args:
+        destination: ``user@host:port``; what is left out comes from the configuration.
+        identity_file: One private key or several; only these are tried then.
+        password: For keyboard-interactive and password logins.
+        passphrase: For encrypted private keys.
+        agent: Whether the user's agent is asked for keys.
+        known_hosts: The file or files to know hosts by; None for the configured ones.
+        accept_new: Whether the key of a host that has none yet is added to the first of
+            these files and accepted. A changed key is never accepted. None leaves it to
+            the configuration's StrictHostKeyChecking.
+        config: A configuration file in OpenSSH's format; None for the user's and the
+            system's, False for none.
+        jump: How to get there: a destination, a backend, or a list of hops, the first
+            one first. None leaves it to the configuration, an empty list means directly.
+        connect_timeout: Seconds for the connection, the key exchange and the login
+            together; None leaves it to the configuration, else 15.
+        sudo: True to run commands as root, or the user to run them as.
+        sudo_password: What sudo asks for, if it asks.
+        pty: Whether commands get a terminal. It merges stderr into stdout and rewrites
+            line feeds.
+        max_sessions: Commands at once over one connection; sshd's MaxSessions.
+        keepalive: Seconds of silence after which the host is asked whether it is there;
+            0 for never, None for the configuration's ServerAliveInterval, else 30.
+        idle_timeout: Seconds after which an unused connection is closed.
+
+    Raises:
+        ConfigError: An argument cannot be used.
+    """
+
+    def __init__(
+        self,
+        destination: str,
+        *,
+        identity_file: Paths | Sequence[Paths] | None = None,
+        password: Word | None = None,
+        passphrase: Word | None = None,
+        agent: bool = True,
+        known_hosts: Paths | Sequence[Paths] | None = None,
+        accept_new: bool | None = None,
+        config: Paths | bool | None = None,
+        jump: Jump | Sequence[Jump] | None = None,
+        connect_timeout: float | timedelta | None = None,
+        sudo: bool | str = False,
+        sudo_password: Word | None = None,
+        pty: bool = False,
+        max_sessions: int = 10,
+        keepalive: float | timedelta | None = None,
+        idle_timeout: float | timedelta = 300.0,
+    ) -> None:
+        self._arguments = {
+            "identity_file": identity_file,
+            "password": _secret("password", password),
+            "passphrase": _secret("passphrase", passphrase),
+            "agent": agent,
+            "known_hosts": known_hosts,
+            "accept_new": accept_new,
+            "config": config,
+            "jump": jump,
+            "connect_timeout": connect_timeout,
+            "sudo": sudo,
+            "sudo_password": _secret("sudo_password", sudo_password),
+            "pty": pty,
+            "max_sessions": max_sessions,
+            "keepalive": keepalive,
+            "idle_timeout": idle_timeout,
+        }
+        self._name = destination
+        for name, value in (("agent", agent), ("pty", pty)):
+            if not isinstance(value, bool):
+                raise checks.refuse(name, value, "True or False")
+        if accept_new is not None and not isinstance(accept_new, bool):
+            raise checks.refuse("accept_new", accept_new, "True, False or None")
+        if not (isinstance(sudo, bool) or (isinstance(sudo, str) and sudo)):
+            raise checks.refuse("sudo", sudo, "True, False or a user")
+        if config is True:
+            raise checks.refuse("config", config, "a path, None or False")
+        timeout = None
+        if connect_timeout is not None:
+            timeout = checks.seconds("connect_timeout", connect_timeout)
+        alive = None
+        if keepalive is not None:
+            alive = checks.seconds("keepalive", keepalive, allow_zero=True)
+        base = Settings(
+            Destination.parse(destination),
+            identity_files=_paths("identity_file", identity_file) or (),
+            password=_secret("password", password),
+            passphrase=_secret("passphrase", passphrase),
+            agent=agent,
+            known_hosts=_paths("known_hosts", known_hosts),
+            accept_new=accept_new,
+            config="" if config is False else None if config is None else os.fspath(config),
+            connect_timeout=timeout,
+            max_sessions=checks.count("max_sessions", max_sessions),
+            keepalive=alive,
+            idle_timeout=checks.seconds("idle_timeout", idle_timeout, allow_zero=True),
+        )
+        self._settings = _with_jump(base, jump)
+        self._how = How(
+            destination,
+            sudo=None if sudo is False else "" if sudo is True else sudo,
+            sudo_password=_secret("sudo_password", sudo_password),
+            pty=pty,
+            timeout=timeout or CONNECT_TIMEOUT_S,
+        )
+        # One lock: it guards the attributes below.
+        self._lock = threading.Lock()
+        self._pool: HostPool | None = None
+        self._release: weakref.finalize[Any, Any] | None = None
+        self._running: set[Stop] = set()
+        self._none_running = threading.Condition(self._lock)
+        self._closed = False
+
+    @property
+    def name(self) -> str:
+        """The destination as it was given."""
+        return self._name
+
+    @property
+    def settings(self) -> Settings:
+        """How its connections are made."""
+        return self._settings
+
+    def __repr__(self) -> str:
+        shown = "".join(
+            f", {name}={value!r}"
+            for name, value in self._arguments.items()
+            if value != _DEFAULTS.get(name)
+        )
+        return f"{type(self).__name__}({self._name!r}{shown})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by arguments: the copy makes connections of its own."""
+        return (_rebuild, (type(self), self._name, dict(self._arguments)))
+
+    def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
+        """See `BlockingBackend.execute`."""
+        with self._lock:
+            pool = self._borrow()
+            self._running.add(stop)
+        try:
+            return Running(command, ticket, stop, pool, self._how).run()
+        finally:
+            with self._lock:
+                self._running.discard(stop)
+                if not self._running:
+                    self._none_running.notify_all()
+
+    def close(self) -> None:
+        """End what still runs here and close the connections nobody else uses. Idempotent.
+
+        **Blocking**: until its commands have ended on the far side, `kill_after` of each
+        at most and a little more.
+        """
+        with self._lock:
+            self._closed = True
+            running = list(self._running)
+        for stop in running:
+            stop.end("cancel")
+        with self._lock:
+            self._none_running.wait_for(lambda: not self._running, timeout=60.0)
+            release = self._release
+        if release is not None:
+            release()
+
+    def _borrow(self) -> HostPool:
+        """Return the pool of connections. Under the lock."""
+        if self._closed:
+            raise ExecutorClosedError(f"{self._name} has been closed")
+        if self._pool is None:
+            self._pool = borrow(self._settings)
+            # Also when it is dropped without `close`: whoever still shares them stays.
+            self._release = weakref.finalize(self, give_back, self._pool)
+            self._release.atexit = False
+        return self._pool
+
+
+Jump = str | SSHBackend
+
+_DEFAULTS = dict(SSHBackend.__init__.__kwdefaults__ or {})
+
+
+def _rebuild(kind: type[SSHBackend], name: str, arguments: dict[str, Any]) -> SSHBackend:
+    return kind(name, **arguments)
+
+
+def _secret(name: str, value: object) -> Secret | None:
+    if value is None or isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        raise checks.refuse(name, value, "a string or a Secret")
+    return Secret(value)
+
+
+def _paths(name: str, value: object) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    items = [value] if isinstance(value, str | os.PathLike) else value
+    if not isinstance(items, Sequence) or isinstance(items, bytes):
+        raise checks.refuse(name, value, "a path or a list of paths")
+    paths = []
+    for item in items:
+        if not isinstance(item, str | os.PathLike):
+            raise checks.refuse(name, value, "a path or a list of paths")
+        paths.append(os.path.expanduser(os.fspath(item)))
+    return tuple(paths)
+
+
+def _with_jump(base: Settings, jump: object) -> Settings:
+    if jump is None:
+        return base
+    hops = [jump] if isinstance(jump, str | SSHBackend) else jump
+    if not isinstance(hops, Sequence) or isinstance(hops, bytes):
+        raise checks.refuse("jump", jump, "a destination, an SSH, or a list of them")
+    chain: list[Settings] = []
+    for hop in hops:
+        if isinstance(hop, SSHBackend):
+            chain.append(hop.settings)
+        elif isinstance(hop, str):
+            chain += [base.for_hop(Destination.parse(part.strip())) for part in hop.split(",")]
+        else:
+            raise ConfigError(f"jump must be made of destinations and SSH, not {hop!r}")
+    return replace(base, jump=tuple(chain))

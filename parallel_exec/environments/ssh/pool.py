@@ -1,0 +1,741 @@
+"""Connections to one host, shared by everyone with equal settings.
+
+One connection serves a host, ten commands at a time (sshd's MaxSessions), fewer where
+refusals taught so. When all places are taken, a command waits as long as a connection
+takes to make; if none has come free by then, another is made. That way a burst of short
+commands stays on one connection, and long commands do not wait for each other; the wait
+is at most twice the best that could have been done.
+
+Who connects is a thread of the pool's own, so that a command that is cancelled while it
+waits does not take the connection from the others who wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import random
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import Any
+
+from parallel_exec.environments.ssh import dial
+from parallel_exec.environments.ssh.auth import login
+from parallel_exec.environments.ssh.border import paramiko
+from parallel_exec.environments.ssh.channel import RefusedError, Tunnel
+from parallel_exec.environments.ssh.config import HostConfig, resolve
+from parallel_exec.environments.ssh.connection import BrokenError, Transport, choose
+from parallel_exec.environments.ssh.destination import Destination
+from parallel_exec.environments.ssh.gate import gate_of
+from parallel_exec.environments.ssh.known_hosts import KnownHosts
+from parallel_exec.environments.ssh.settings import Settings
+from parallel_exec.errors import (
+    ConfigError,
+    ConnectError,
+    ConnectTimeoutError,
+    ExecutorClosedError,
+    HostError,
+    HostKeyError,
+    ParallelExecError,
+)
+
+__all__ = ["Connection", "HostPool", "Lease", "borrow", "give_back"]
+
+log = logging.getLogger("parallel_exec")
+
+CONNECT_TIMEOUT_S = 15.0
+KEEPALIVE_S = 30.0
+MOST_CONNECTIONS = 64  # to one host
+TRIES = 12  # of a handshake that is refused before anything ran
+DEEPEST_JUMP = 8
+ASK_FOR_MORE_S = 30.0  # after a refusal, how long the number of channels is believed
+
+known_hosts = KnownHosts()
+
+
+class Connection:
+    """A transport with the places on it. `pool`'s lock guards `used` and `cap`."""
+
+    def __init__(self, transport: Transport, cap: int, held: Callable[[], object]) -> None:
+        self.transport = transport
+        self.cap = cap
+        self.most = cap
+        self.used = 0
+        self.tunnels = 0
+        self.believed_until = 0.0
+        self.idle_since = time.monotonic()
+        self.gone = False
+        self._held = held  # gives back what it stands on: a jump host, a proxy command
+
+    def release_ground(self) -> None:
+        """Give back what the connection stands on. In the thread that saw its end."""
+        held, self._held = self._held, lambda: None
+        held()
+
+
+class Lease:
+    """A place on a connection, for one command or one tunnel."""
+
+    def __init__(self, pool: HostPool, connection: Connection, *, tunnel: bool) -> None:
+        self._pool = pool
+        self._tunnel = tunnel
+        self.connection = connection
+        self._given_back = False
+
+    @property
+    def transport(self) -> Transport:
+        """The connection to use."""
+        return self.connection.transport
+
+    def give_back(self) -> None:
+        """Let another have the place. Idempotent."""
+        if not self._given_back:
+            self._given_back = True
+            self._pool._release(self.connection, tunnel=self._tunnel)
+
+
+class _Waiter:
+    """Someone who waits for a place; `answer` is a connection or why there is none."""
+
+    __slots__ = ("answer", "event", "since", "tunnel")
+
+    def __init__(self, tunnel: bool) -> None:
+        self.tunnel = tunnel
+        self.since = time.monotonic()
+        self.event = threading.Event()
+        self.answer: Connection | BaseException | None = None
+
+
+class HostPool:
+    """The connections to one host.
+
+    One lock: it guards every attribute, and each connection's counters. Connecting,
+    closing and waiting happen outside of it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.users = 0  # guarded by the registry's lock
+        self._lock = threading.Lock()
+        self._connections: list[Connection] = []
+        self._waiting: deque[_Waiter] = deque()
+        self._connecting = 0
+        self._connect_cost = 0.0
+        self._made_at = 0.0
+        self._not_before = 0.0
+        self._closed = False
+        self._under_way: set[Any] = set()
+        self._threads: set[threading.Thread] = set()
+        self.made = 0  # connections so far; tests count them
+        self.config: HostConfig | None = None
+
+    # Places
+
+    def lease(
+        self,
+        *,
+        tunnel: bool = False,
+        wanted: Callable[[], bool] = lambda: True,
+        register: Callable[[Callable[[], object]], object] = lambda wake: None,
+        strained: Callable[[BaseException], object] = lambda error: None,
+    ) -> Lease | None:
+        """Return a place, connecting if need be; None once it is no longer `wanted`.
+
+        Args:
+            tunnel: A tunnel needs a connection, but no session on it.
+            wanted: Asked whenever the function given to `register` was called.
+            register: Is given a function to wake this wait from another thread.
+            strained: Told that all places are taken.
+
+        Raises:
+            HostError: No connection could be made; nothing ran.
+            ExecutorClosedError: The pool was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise ExecutorClosedError(f"the connection to {self.name} has been closed")
+            connection = self._free(tunnel)
+            if connection is not None:
+                return self._occupy(connection, tunnel)
+            waiter = _Waiter(tunnel)
+            self._waiting.append(waiter)
+            if not self._connections:
+                self._connect_for(first=True)
+        register(waiter.event.set)
+        told = False
+        while True:
+            waiter.event.clear()  # before the looks below, so that no call is missed
+            with self._lock:
+                if isinstance(waiter.answer, Connection):
+                    return Lease(self, waiter.answer, tunnel=tunnel)
+                if waiter.answer is not None:
+                    break
+                if not wanted():
+                    self._waiting.remove(waiter)
+                    return None
+                pause: float | None = None
+                if self._connections:
+                    since = max(waiter.since, self._made_at)
+                    pause = since + self._connect_cost - time.monotonic()
+                    if pause <= 0:
+                        pause = self._ask_for_another()
+            if self._connections and not told:
+                told = True
+                strained(HostError(f"all channels to {self.name} are in use"))
+            waiter.event.wait(pause)
+        assert isinstance(waiter.answer, BaseException)
+        raise waiter.answer
+
+    @property
+    def name(self) -> str:
+        """The host as the user called it."""
+        return str(self.settings.destination)
+
+    def _free(self, tunnel: bool) -> Connection | None:
+        """Return the connection with the most room, or None. Under the lock."""
+        best: Connection | None = None
+        now = 0.0
+        for connection in self._connections:
+            if connection.gone or not connection.transport.active:
+                continue
+            if tunnel:
+                return connection
+            if connection.cap < connection.most:
+                now = now or time.monotonic()
+                if now > connection.believed_until:
+                    connection.cap += 1
+                    connection.believed_until = now + ASK_FOR_MORE_S
+            room = connection.cap - connection.used
+            if room > 0 and (best is None or room > best.cap - best.used):
+                best = connection
+        return best
+
+    def _occupy(self, connection: Connection, tunnel: bool) -> Lease:
+        if tunnel:
+            connection.tunnels += 1
+        else:
+            connection.used += 1
+        return Lease(self, connection, tunnel=tunnel)
+
+    def _serve(self) -> None:
+        """Hand free places to those who wait, first come first. Under the lock."""
+        while self._waiting:
+            waiter = self._waiting[0]
+            connection = self._free(waiter.tunnel)
+            if connection is None:
+                return
+            self._waiting.popleft()
+            if waiter.tunnel:
+                connection.tunnels += 1
+            else:
+                connection.used += 1
+            waiter.answer = connection
+            waiter.event.set()
+
+    def _release(self, connection: Connection, *, tunnel: bool) -> None:
+        with self._lock:
+            if tunnel:
+                connection.tunnels -= 1
+            else:
+                connection.used -= 1
+            connection.idle_since = time.monotonic()
+            if self._waiting:
+                self._serve()
+
+    def refused(self, connection: Connection) -> None:
+        """Learn that the far side has opened all the channels it opens."""
+        with self._lock:
+            # The one that was refused is counted among `used`.
+            connection.cap = max(1, min(connection.cap, connection.used - 1))
+            connection.believed_until = time.monotonic() + ASK_FOR_MORE_S
+
+    def drop(self, connection: Connection) -> None:
+        """Give no place on a connection any more; who is on it stays."""
+        with self._lock:
+            connection.gone = True
+            if connection in self._connections:
+                self._connections.remove(connection)
+            if self._waiting and not self._connections:
+                self._connect_for(first=True)
+
+    def extra(self) -> Connection:
+        """Return a connection outside of the pool, for the caller to end.
+
+        For what must not wait for a place: ending a command when there is no other
+        channel to do it by.
+        """
+        return self._establish()
+
+    def _quiet(self, connection: Connection) -> bool:
+        """Return whether a connection shall end since nobody uses it."""
+        with self._lock:
+            idle = time.monotonic() - connection.idle_since
+            if connection.used or connection.tunnels or idle < self.settings.idle_timeout:
+                return False
+            connection.gone = True
+            if connection in self._connections:
+                self._connections.remove(connection)
+            return True
+
+    # Connecting
+
+    def _ask_for_another(self) -> float | None:
+        """Make another connection, if that helps; return how long to wait. Under the lock."""
+        now = time.monotonic()
+        if now < self._not_before:
+            return self._not_before - now
+        if self._connecting < len(self._connections):  # at most twice as many each time
+            self._connect_for(first=False)
+        return None
+
+    def _connect_for(self, *, first: bool) -> None:
+        """Start a thread that connects, unless enough are at it. Under the lock."""
+        if first and self._connecting:
+            return
+        if len(self._connections) + self._connecting >= MOST_CONNECTIONS:
+            return
+        self._connecting += 1
+        thread = threading.Thread(
+            target=self._connect, name=f"parallel_exec connect {self.name}", daemon=True
+        )
+        self._threads.add(thread)
+        try:
+            thread.start()
+        except RuntimeError as error:  # out of threads
+            self._threads.discard(thread)
+            self._connecting -= 1
+            if first:
+                self._fail(HostError(f"cannot start a thread to connect to {self.name}: {error}"))
+
+    def _connect(self) -> None:
+        started = time.monotonic()
+        try:
+            made = self._establish()
+            if not made.transport.active:
+                raise ConnectError(f"{self.name}: {made.transport.reason()}")
+        except BaseException as error:
+            self._connect_failed(error)
+            return
+        finally:
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+        with self._lock:
+            self._connecting -= 1
+            self.made += 1
+            self._made_at = time.monotonic()
+            self._connect_cost = max(0.01, self._made_at - started)
+            closed = self._closed
+            if not closed and not made.gone:
+                self._connections.append(made)
+                self._serve()
+                for waiter in self._waiting:  # those left over reckon with the cost now
+                    waiter.event.set()
+            elif not closed and self._waiting and not self._connections:
+                self._connect_for(first=True)  # it broke in this very moment
+        if closed:
+            made.transport.end("it was closed")
+
+    def _connect_failed(self, error: BaseException) -> None:
+        known = error if isinstance(error, ParallelExecError) else None
+        if known is None:
+            log.debug("connecting to %s failed", self.name, exc_info=error)
+            known = ConnectError(
+                f"cannot connect to {self.name}: {str(error) or type(error).__name__}"
+            )
+            known.__cause__ = error
+        with self._lock:
+            self._connecting -= 1
+            if self._connections:
+                # There is another one to wait for; do not press the host for more.
+                self._not_before = time.monotonic() + 5.0
+                log.debug("no further connection to %s: %s", self.name, known)
+                for waiter in self._waiting:
+                    waiter.event.set()
+            elif not self._connecting:
+                self._fail(known)
+
+    def _fail(self, error: ParallelExecError) -> None:
+        """Tell everyone who waits; each gets an error of its own. Under the lock."""
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            mine = copy.copy(error)
+            mine.__cause__ = error.__cause__
+            waiter.answer = mine
+            waiter.event.set()
+
+    def _establish(self) -> Connection:
+        settings = self.settings
+        if self.config is None:
+            self.config = resolve(settings.destination, settings.config)
+        config = self.config
+        timeout = settings.connect_timeout or config.connect_timeout or CONNECT_TIMEOUT_S
+        deadline = time.monotonic() + timeout
+        pause = 0.05
+        for attempt in range(1, TRIES + 1):
+            if self._closed:
+                break
+            try:
+                return self._handshake(config, timeout)
+            except _AgainError as again:
+                waited = pause * random.uniform(0.5, 1.5)
+                if attempt == TRIES or time.monotonic() + waited > deadline + again.queued:
+                    raise ConnectError(
+                        f"{self.name} refused {attempt} handshakes: {again}",
+                        environment=self.name,
+                    ) from again.__cause__
+                log.debug("%s refused a handshake (%s), trying again", self.name, again)
+                deadline += again.queued
+                time.sleep(waited)
+                pause = min(1.0, pause * 2)
+        raise ExecutorClosedError(f"the connection to {self.name} has been closed")
+
+    def _handshake(self, config: HostConfig, timeout: float) -> Connection:
+        """Connect, verify and log in, once.
+
+        Raises:
+            _AgainError: The server closed before its key was seen: MaxStartups, most likely.
+        """
+        route = _Route(self, config, timeout)
+        try:
+            gate = gate_of(route.endpoint())
+            asked = time.monotonic()
+            entry = gate.enter(timeout=max(60.0, 20 * timeout))
+            if entry is None:
+                raise ConnectTimeoutError(f"{self.name}: too many handshakes wait for this server")
+            queued = time.monotonic() - asked
+            refused = False
+            try:
+                return self._log_in(route, config, timeout)
+            except _AgainError as again:
+                refused = True
+                again.queued = queued
+                raise
+            finally:
+                gate.leave(entry, refused=refused)
+        except BaseException:
+            route.close()
+            raise
+
+    def _log_in(self, route: _Route, config: HostConfig, timeout: float) -> Connection:
+        deadline = time.monotonic() + timeout
+        sock = route.open()
+        interval = self.settings.keepalive
+        if interval is None:
+            interval = config.alive_interval if config.alive_interval is not None else KEEPALIVE_S
+        made: list[Connection] = []
+        transport = Transport(
+            sock,
+            keepalive=interval,
+            alive_count=config.alive_count,
+            on_quiet=lambda: bool(made) and self._quiet(made[0]),
+        )
+        with self._lock:
+            self._under_way.add(transport)
+            if self._closed:
+                transport.why = "it was closed"
+        try:
+            self._configure(transport, config)
+            try:
+                transport.negotiate(max(0.001, deadline - time.monotonic()))
+            except ConnectTimeoutError as error:
+                raise ConnectTimeoutError(
+                    f"{self.name} does not answer: {error}", environment=self.name
+                ) from None
+            except ConnectError as error:
+                if transport.host_key is None and transport.why is None and _closed_on(transport):
+                    raise _AgainError(str(error)) from transport.saved_exception
+                raise ConnectError(f"{self.name}: {error}", environment=self.name) from error
+            self._verify(transport, config)
+            try:
+                login(transport, self.settings, config, max(0.001, deadline - time.monotonic()))
+            except (ConnectError, HostError) as error:
+                kind = type(error)
+                raise kind(f"{self.name}: {error}", environment=self.name) from error
+            connection = Connection(transport, self.settings.max_sessions, route.close)
+            made.append(connection)
+            transport.on_end = lambda: self._ended(connection)
+            if not transport.active:
+                raise ConnectError(f"{self.name}: {transport.reason()}", environment=self.name)
+            return connection
+        except BaseException:
+            transport.end()
+            raise
+        finally:
+            with self._lock:
+                self._under_way.discard(transport)
+
+    def _configure(self, transport: Transport, config: HostConfig) -> None:
+        possible = list(transport._cipher_info)
+        transport._preferred_ciphers = choose(
+            transport._preferred_ciphers, config.ciphers, possible
+        )
+        macs = list(transport._mac_info)
+        transport._preferred_macs = choose(transport._preferred_macs, config.macs, macs)
+        kex = config.kex
+        if kex is not None:
+            names = {name: name for name in transport._kex_info}
+            if "curve25519-sha256@libssh.org" in names:
+                kex = kex.replace("curve25519-sha256@libssh.org", "curve25519-sha256")
+                kex = kex.replace("curve25519-sha256", "curve25519-sha256@libssh.org")
+            transport._preferred_kex = choose(transport._preferred_kex, kex, list(names))
+        for name, chosen in (
+            ("Ciphers", transport._preferred_ciphers),
+            ("KexAlgorithms", transport._preferred_kex),
+            ("MACs", transport._preferred_macs),
+        ):
+            if not chosen:
+                raise ConfigError(f"{self.name}: paramiko has none of the configured {name}")
+        types = known_hosts.types(
+            config.host_name, config.port, config.host_key_alias, self._known_files(config)
+        )
+        algorithms: list[str] = []
+        for kind in types:
+            algorithms += ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
+        ours = choose(
+            transport._preferred_keys, config.host_key_algorithms, list(transport._key_info)
+        )
+        # The types the host is known by first, as OpenSSH does: else it might show one
+        # that nobody has written down.
+        known = [name for name in algorithms if name in ours]
+        transport._preferred_keys = tuple(dict.fromkeys([*known, *ours]))
+
+    def _known_files(self, config: HostConfig) -> list[str]:
+        if self.settings.known_hosts is not None:
+            return list(self.settings.known_hosts)
+        return [*config.user_known_hosts, *config.global_known_hosts]
+
+    def _verify(self, transport: Transport, config: HostConfig) -> None:
+        key = transport.host_key
+        accept_new = self.settings.accept_new
+        if accept_new is None:
+            accept_new = config.strict in ("accept-new", "no")
+        own = self.settings.known_hosts
+        try:
+            known_hosts.verify(
+                config.host_name,
+                config.port,
+                key.get_name(),
+                key.asbytes(),
+                alias=config.host_key_alias,
+                user_files=config.user_known_hosts if own is None else own,
+                global_files=config.global_known_hosts if own is None else (),
+                accept_new=accept_new,
+                hash_names=config.hash_known_hosts,
+            )
+        except HostKeyError as error:
+            raise HostKeyError(f"{self.name}: {error}", environment=self.name) from None
+
+    def _ended(self, connection: Connection) -> None:
+        """The connection's reading thread is about to end. In that thread."""
+        self.drop(connection)
+        connection.release_ground()
+
+    # The end
+
+    def close(self) -> None:
+        """Close every connection and wait for its thread. Idempotent."""
+        with self._lock:
+            self._closed = True
+            connections = list(self._connections)
+            self._connections.clear()
+            under_way = list(self._under_way)
+            threads = list(self._threads)
+            for waiter in self._waiting:
+                waiter.answer = ExecutorClosedError(
+                    f"the connection to {self.name} has been closed"
+                )
+                waiter.event.set()
+            self._waiting.clear()
+        for transport in under_way:
+            transport.why = "it was closed"
+            transport.active_end()
+        for connection in connections:
+            connection.transport.why = "it was closed"
+            connection.transport.active_end()
+        for connection in connections:
+            connection.transport.end()
+            connection.release_ground()
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(5.0)
+
+    def abandon(self) -> None:
+        """Forget everything in a forked child, without a word to the far side."""
+        for connection in self._connections:
+            connection.transport.abandon()
+        for transport in self._under_way:
+            transport.abandon()
+        self.__init__(self.settings)  # type: ignore[misc]
+
+
+class _AgainError(Exception):
+    """The server refused the handshake before anything was said."""
+
+    queued = 0.0
+
+
+def _closed_on(transport: Transport) -> bool:
+    """Return whether the far side closed, as a server with too many handshakes does."""
+    error = transport.saved_exception
+    if error is None or isinstance(error, EOFError | ConnectionError):
+        return True
+    # "Exceeded MaxStartups" and silence both end as an unreadable banner.
+    return isinstance(error, paramiko.SSHException) and "banner" in str(error).lower()
+
+
+class _Route:
+    """How a socket to the host is had: directly, by a proxy command, by jump hosts."""
+
+    def __init__(self, pool: HostPool, config: HostConfig, timeout: float) -> None:
+        self._pool = pool
+        self._config = config
+        self._timeout = timeout
+        self._addresses: list[dial.Address] = []
+        self._lease: Lease | None = None
+        self._jump: HostPool | None = None
+        self._tunnel: Tunnel | None = None
+        self._proxy: dial.Proxy | None = None
+        self._hops = _hops(pool.settings, config)
+
+    def endpoint(self) -> Hashable:
+        """Return which server it leads to; look up its name on the way."""
+        config = self._config
+        if self._hops:
+            return (self._hops[-1], config.host_name, config.port)
+        if self._pool.settings.jump is None and config.proxy_command is not None:
+            return (config.proxy_command,)
+        with self._named():
+            self._addresses = dial.lookup(config.host_name, config.port, config.address_family)
+        return dial.endpoint(self._addresses[0])
+
+    def open(self) -> Any:
+        """Return the connected socket, or what takes its place."""
+        with self._named():
+            if self._hops:
+                return self._through_jump()
+            if not self._addresses:
+                assert self._config.proxy_command is not None
+                self._proxy = dial.Proxy(self._config.proxy_command)
+                return self._proxy.sock
+            return dial.connect(self._addresses, self._timeout, lambda: not self._pool._closed)
+
+    def _through_jump(self) -> Tunnel:
+        self._jump = jump = borrow(self._hops[-1])
+        config = self._config
+        for _ in range(3):
+            lease = jump.lease(tunnel=True)
+            assert lease is not None
+            try:
+                self._tunnel = lease.transport.open_tunnel(
+                    config.host_name, config.port, self._timeout
+                )
+            except BrokenError:
+                lease.give_back()
+                jump.drop(lease.connection)
+                continue
+            except RefusedError as error:
+                lease.give_back()
+                raise ConnectError(
+                    f"{jump.name} does not reach {config.host_name}:{config.port}: {error}"
+                ) from error
+            except TimeoutError as error:
+                lease.give_back()
+                raise ConnectTimeoutError(
+                    f"{jump.name} does not answer within {self._timeout:g} s"
+                ) from error
+            self._lease = lease
+            return self._tunnel
+        raise ConnectError(f"the connection to {jump.name} broke again and again")
+
+    def close(self) -> None:
+        """Give back what it took. Idempotent."""
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is not None:
+            with contextlib.suppress(Exception):
+                tunnel.close()
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.give_back()
+        proxy, self._proxy = self._proxy, None
+        if proxy is not None:
+            proxy.close()
+        jump, self._jump = self._jump, None
+        if jump is not None:
+            give_back(jump)
+
+    @contextlib.contextmanager
+    def _named(self) -> Any:
+        """Say in errors which host could not be reached."""
+        name = self._pool.name
+        try:
+            yield
+        except HostError as error:
+            if error.environment == name:
+                raise
+            raise type(error)(f"{name}: {error}", environment=name) from error
+
+
+def _hops(settings: Settings, config: HostConfig, depth: int = 0) -> tuple[Settings, ...]:
+    """Return the hops to a host, the first one first, each with those before it."""
+    if depth > DEEPEST_JUMP:
+        raise ConfigError(f"{settings.destination}: jump hosts go round in a circle")
+    if settings.jump is not None:
+        chain = list(settings.jump)
+    else:
+        chain = [settings.for_hop(Destination.parse(hop)) for hop in config.proxy_jump]
+    linked: list[Settings] = []
+    for hop in chain:
+        if linked:
+            hop = replace(hop, jump=(*(hop.jump or ()), *linked))
+        elif hop.jump is None:
+            own = _hops(hop, resolve(hop.destination, hop.config), depth + 1)
+            hop = replace(hop, jump=own)
+        linked.append(hop)
+    return tuple(linked)
+
+
+# The registry: pools by settings, so that equal ones share.
+
+_pools: dict[Settings, HostPool] = {}
+_registry_lock = threading.Lock()  # guards _pools and every pool's `users`
+_all: weakref.WeakSet[HostPool] = weakref.WeakSet()
+
+
+def borrow(settings: Settings) -> HostPool:
+    """Return the pool for `settings`, to be given back once."""
+    with _registry_lock:
+        pool = _pools.get(settings)
+        if pool is None:
+            pool = _pools[settings] = HostPool(settings)
+            _all.add(pool)
+        pool.users += 1
+        return pool
+
+
+def give_back(pool: HostPool) -> None:
+    """Give a pool back; the last one closes it."""
+    with _registry_lock:
+        pool.users -= 1
+        if pool.users:
+            return
+        if _pools.get(pool.settings) is pool:
+            del _pools[pool.settings]
+    pool.close()
+
+
+def _after_fork_in_child() -> None:
+    global _registry_lock
+    _registry_lock = threading.Lock()
+    for pool in list(_all):
+        users = pool.users
+        pool.abandon()
+        pool.users = users
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

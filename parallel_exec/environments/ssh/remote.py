@@ -1,0 +1,241 @@
+"""What is said to the far side's shell: text in, text out, nothing here connects.
+
+The line that the login shell gets is such that every shell (csh and fish too) reads it
+alike. It starts ``/bin/sh``, which reads its orders as one line from standard input,
+where no other user can see them. Orders without variables and secrets stand in the line
+itself instead: that saves a round trip.
+
+    login shell   exec /bin/sh -c 'IFS= read -r PX&&eval "$PX"'
+    orders        echo "<nonce> $$"          stdout: which process leads, before all else
+                  export A='1';unset B       the environment, secrets included
+                  cd -- '/dir'
+                  echo "<nonce> ok">&2       stderr: everything is in place
+                  exec 'program' 'argument'
+
+`read` takes its line byte by byte, so what follows belongs to the command. Whatever a
+login shell prints before the nonce is not the command's output.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+
+from parallel_exec.errors import ConfigError
+from parallel_exec.values.command import Command
+from parallel_exec.values.secret import reveal
+
+__all__ = [
+    "LINE",
+    "OWN_SESSION",
+    "Head",
+    "end_script",
+    "line_with",
+    "new_nonce",
+    "orders",
+    "quote",
+    "sudo_line",
+]
+
+_READ = 'IFS= read -r PX&&eval "$PX"'
+LINE = f"exec /bin/sh -c '{_READ}'"
+
+# Dropbear starts commands in its own process group: they need a session of their own.
+OWN_SESSION = f"command -v setsid >/dev/null&&exec setsid /bin/sh -c '{_READ}';{_READ}\n".encode()
+
+# A longer line is handed over by `head -c`, since `read` asks the system for each byte.
+LONGEST_LINE = 16384
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_NOT_ALIKE = re.compile(r"[\\!\n]")  # a backslash in fish, the others in csh
+_PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
+
+
+def new_nonce() -> str:
+    """Return a word that no output contains by accident."""
+    return f"PX{secrets.token_hex(8)}"
+
+
+def quote(text: str) -> str:
+    """Return `text` as one word of a shell line that has no line feed in it.
+
+    Where it stands, ``$N`` must hold a line feed.
+    """
+    if _PLAIN.match(text):
+        return text
+    return "'" + text.replace("'", "'\"'\"'").replace("\n", "'\"$N\"'") + "'"
+
+
+def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool) -> bytes:
+    """Return the orders that start `command`.
+
+    Args:
+        leads: Whether the shell that reads them shall say which process it is.
+        stdin: Whether the command reads what follows; else it reads nothing.
+        pty: Whether there is a terminal, whose modes were off until now.
+
+    Raises:
+        ConfigError: A variable has a name that no shell can export.
+    """
+    parts = [f'echo "{nonce} $$"'] if leads else []
+    parts.append("N=${IFS#??}")
+    if pty:
+        parts.append("stty sane")
+    for name, value in (command.env or {}).items():
+        if not _NAME.match(name):
+            raise ConfigError(f"env[{name!r}] cannot be set by a remote shell: not a shell name")
+        parts.append(f"unset {name}" if value is None else f"export {name}={quote(reveal(value))}")
+    failed = f'echo "{nonce} %s">&2;exit 127'
+    if command.cwd is not None:
+        where = quote(command.cwd if command.cwd.startswith("/") else f"./{command.cwd}")
+        if command.cwd == "~" or command.cwd.startswith("~/"):
+            where = f'"$HOME"/{quote(command.cwd[2:])}' if command.cwd[2:] else '"$HOME"'
+        parts.append(f"cd -- {where} 2>/dev/null||{{ {failed % 'cwd'};}}")
+    null = "" if stdin or pty else "exec </dev/null;"
+    ready = f'{null}echo "{nonce} ok">&2'
+    if command.shell:
+        # The script replaces the orders' own variables, and is in no argv.
+        parts.append(f"set -- {quote(command.script())}")
+        parts.append(ready)
+        parts.append('unset PX N;eval "shift;$1"')
+    else:
+        words = command.argv()
+        program = quote(words[0])
+        parts.append(f"command -v -- {program} >/dev/null||{{ {failed % 'program'};}}")
+        parts.append(ready)
+        parts.append("unset PX;exec " + " ".join(map(quote, words)))
+    data = ";".join(parts).encode("utf-8", "surrogateescape")
+    return _as_input(data)
+
+
+def line_with(given: bytes) -> str | None:
+    """Return a line for the login shell that has the orders in it, if it may have them.
+
+    sshd lets nothing be sent to a command before it has said that it runs, so orders over
+    standard input cost a round trip. But a line is public, and shells differ in what
+    they make of some characters between quotes: None then.
+    """
+    text = given.decode("utf-8", "surrogateescape").rstrip("\n")
+    if len(text) > LONGEST_LINE or _NOT_ALIKE.search(text):
+        return None
+    return "exec /bin/sh -c '" + text.replace("'", "'\"'\"'") + "'"
+
+
+def _as_input(data: bytes) -> bytes:
+    if len(data) <= LONGEST_LINE:
+        return data + b"\n"
+    return b'PX=$(head -c %d)&&eval "$PX"\n' % len(data) + data
+
+
+def sudo_line(nonce: str, user: str | None, *, password: bool) -> bytes:
+    """Return the first orders, that go on as another user by sudo.
+
+    sudo asks with ``<nonce> sudo`` on stderr, and what it starts reads the real orders.
+    Without a password it must not ask. ``-k`` is not used: it would ask again and
+    again where a moment ago has been enough.
+    """
+    ask = f"-S -p '{nonce} sudo'" if password else "-n"
+    who = f" -u {quote(user)}" if user is not None else ""
+    return (
+        f'echo "{nonce} $$";exec sudo {ask}{who} -- /bin/sh -c \'echo "{nonce} $$";{_READ}\'\n'
+    ).encode()
+
+
+class Head:
+    """Finds the nonce's line in a stream and parts what came before from what follows.
+
+    Attributes:
+        word: What the line says; None as long as it has not come.
+        junk: What came before it: a login shell's own talk.
+    """
+
+    __slots__ = ("_line", "_question", "_seen", "junk", "word")
+
+    LONGEST = 1 << 20  # bytes of talk that are searched; the oldest are forgotten
+
+    def __init__(self, nonce: str) -> None:
+        # A terminal that echoes shows the orders too: their nonce is not followed so.
+        self._line = re.compile(nonce.encode() + rb" ([a-z0-9]+)\r?\n")
+        self._question = nonce.encode() + b" sudo"
+        self._seen = b""
+        self.junk = b""
+        self.word: str | None = None
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Take more bytes; return those that follow the line, None while it is not there."""
+        seen = self._seen = self._seen + data if self._seen else data
+        found = self._line.search(seen)
+        if found is None:
+            self._seen = seen[-self.LONGEST :]
+            return None
+        self.junk = seen[: found.start()]
+        self.word = found[1].decode()
+        self._seen = b""
+        return seen[found.end() :]
+
+    @property
+    def pending(self) -> bytes:
+        """What has come while the line has not."""
+        return self._seen
+
+    def asks(self) -> bool:
+        """Return whether sudo's question is the last thing that was said; forget it."""
+        if not self._seen.endswith(self._question):
+            return False
+        self._seen = self._seen[: -len(self._question)]
+        return True
+
+
+# Ending what was started. The processes are those of the sessions, of their groups, and
+# the descendants of either, as the process table shows them: found before TERM, when
+# they still have their parents, and remembered. The dead that nobody has reaped do not count.
+_END = r"""
+L=" %(leaders)s "
+P=" "
+find() {
+ps -A -o pid= -o ppid= -o pgid= -o sess= -o stat= 2>/dev/null | awk -v l="$L" -v p="$P" -v me=$$ '
+function led(q) { return index(l, " " q " ") > 0 }
+{ pid[NR]=$1; up[$1]=$2; dead[$1]=($5 ~ /^Z/)
+if (led($1) || led($3) || led($4) || index(p, " " $1 " ")) ours[$1]=1 }
+END { do { more=0; for (i=1; i<=NR; i++) { q=pid[i]
+if (!(q in ours) && (up[q] in ours)) { ours[q]=1; more=1 } } } while (more)
+for (q in ours) if (q!=me && q>1 && !dead[q]) printf "%%s ", q }'
+}
+hit() { for p in $P; do kill -$1 $p 2>/dev/null; done; }
+P=" $(find)"
+%(term)s
+hit KILL
+i=0
+while P=" $(find)"; test -n "${P# }"; do
+hit KILL
+i=$((i+1)); test $i -gt 100 && exit 1
+sleep 0.02 2>/dev/null || sleep 1
+done
+exit 0
+"""
+_TERM = r"""
+hit TERM
+hit CONT
+i=0
+while P=" $(find)"; test -n "${P# }"; do
+i=$((i+1)); test $i -gt %(steps)d && break
+if test $i -lt 10; then sleep 0.02 2>/dev/null || sleep 1
+else sleep 0.1 2>/dev/null || sleep 1; fi
+done
+"""
+
+
+def end_script(leaders: Sequence[int], *, kill_after: float | None) -> str:
+    """Return a script that ends a command: exit status 0 once nothing of it is left.
+
+    Args:
+        leaders: The processes that lead the command's sessions (with sudo, two).
+        kill_after: Seconds between TERM and KILL; None for KILL at once.
+    """
+    term = ""
+    if kill_after is not None:
+        # A look at the process table takes some 30 ms itself.
+        quick = min(10.0, kill_after / 0.05)
+        term = _TERM % {"steps": round(quick + max(0.0, kill_after - 0.5) / 0.13)}
+    return _END % {"leaders": " ".join(map(str, leaders)), "term": term}

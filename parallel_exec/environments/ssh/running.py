@@ -1,0 +1,640 @@
+"""One command on its way: from the place on a connection to its result.
+
+The thread that runs the command sends: orders, input, acknowledgements. The
+connection's reading thread takes the output (`_take`). What they share is guarded by
+the channel's condition `changed`.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import IO, Any, Self
+
+from parallel_exec.environments.base import Stop, Ticket
+from parallel_exec.environments.output import Output
+from parallel_exec.environments.ssh import remote
+from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError
+from parallel_exec.environments.ssh.connection import BrokenError, Transport
+from parallel_exec.environments.ssh.pool import Connection, HostPool, Lease
+from parallel_exec.errors import (
+    CommandNotFoundError,
+    ConnectError,
+    ConnectTimeoutError,
+    HostError,
+    SudoError,
+)
+from parallel_exec.values.command import Command
+from parallel_exec.values.result import Result, Stopped
+from parallel_exec.values.secret import Secret
+
+__all__ = ["How", "Running"]
+
+log = logging.getLogger("parallel_exec")
+
+CHUNK = 256 * 1024  # bytes of input that are read from a file at once
+SUDO_TRIES = 1  # a second question means that the answer was wrong
+STALE_TRIES = 4  # connections that turn out to be dead before anything ran
+
+# Terminal modes (RFC 4254, section 8) for the time of the orders: no echo, no signals,
+# nothing rewritten, no line of 4096 bytes at most. `stty sane` ends that.
+_OFF = (30, 31, 32, 34, 35, 36, 38, 39, 41, 50, 51, 53, 54, 55, 56, 59, 60, 61, 62, 70, 72)
+PTY_MODES = b"".join(bytes([code, 0, 0, 0, 0]) for code in _OFF) + b"\0"
+
+
+@dataclass(frozen=True, slots=True)
+class How:
+    """How commands run on a host, apart from their own options.
+
+    Attributes:
+        name: What results and errors call the host.
+        sudo: None, or the user to become; "" stands for root.
+        timeout: Seconds for the far side to answer a request.
+    """
+
+    name: str
+    sudo: str | None = None
+    sudo_password: Secret | None = None
+    pty: bool = False
+    timeout: float = 15.0
+
+
+class Running:
+    """Runs one command once. `run` blocks until it has ended, or has been ended."""
+
+    def __init__(
+        self, command: Command, ticket: Ticket, stop: Stop, pool: HostPool, how: How
+    ) -> None:
+        self._command = command
+        self._ticket = ticket
+        self._stop = stop
+        self._pool = pool
+        self._how = how
+        self._nonce = remote.new_nonce()
+        self._sudo = how.sudo is not None
+        self._output = Output(command, self._poke)
+        self._channel: CommandChannel | None = None
+        self._transport: Transport | None = None
+        self._leaders: list[int] = []
+        # Which lines of the orders are still to come on stdout and on stderr.
+        leads = 2 if self._sudo else 1
+        heads = [remote.Head(self._nonce) for _ in range(leads)]
+        ready = remote.Head(self._nonce)
+        self._heads: tuple[list[remote.Head], list[remote.Head]] = (
+            ([*heads, ready], []) if how.pty else (heads, [ready])
+        )
+        self._ready = ready
+        self._asked = 0
+        self._over = False
+        self._started_at = 0.0
+        self._began = 0.0
+        self._input: _Input | None = None
+        self._gates: list[Callable[[], bool]] = []
+        self._why: Stopped | None = None
+        self._ending: list[threading.Thread] = []
+        self._ended_far = False
+
+    # The life of a command
+
+    def run(self, transport: Transport | None = None) -> Result:
+        """Run the command and return its result.
+
+        Args:
+            transport: The connection to use, whatever the pool says; None to ask it.
+
+        Raises:
+            HostError: It did not run: there was no connection or no channel.
+            CommandNotFoundError: It did not run: no such directory or program.
+            SudoError: It did not run: sudo refused.
+        """
+        self._started_at = time.time()
+        self._began = time.monotonic()
+        if transport is not None:
+            self._channel = transport.open_command(
+                self._how.timeout, self._wanted, self._stop.on_change
+            )
+            return self._on(transport)
+        with _Places(self._pool) as places:
+            channel = self._get_channel(places)
+            if channel is None:
+                return self._never_ran()
+            assert places.lease is not None
+            return self._on(places.lease.transport)
+
+    def _on(self, transport: Transport) -> Result:
+        self._transport = transport
+        if self._channel is None:
+            return self._never_ran()
+        self._started_at = time.time()
+        self._began = time.monotonic()
+        self._stop.on_change(self._poke)
+        try:
+            try:
+                self._start()
+                self._drive()
+            except BrokenError:
+                pass  # the channel says so too
+            return self._conclude()
+        finally:
+            self._channel.finish()
+            if self._input is not None:
+                self._input.close()
+
+    def _wanted(self) -> bool:
+        return self._stop.reason is None
+
+    def _poke(self) -> None:
+        channel = self._channel
+        if channel is not None:
+            channel.poke()
+
+    def _get_channel(self, places: _Places) -> CommandChannel | None:
+        """Return an open channel; None if the command shall not run any more."""
+        pool, stop = self._pool, self._stop
+        refusals = 0
+        stale = 0
+        while True:
+            lease = places.lease = pool.lease(
+                wanted=self._wanted, register=stop.on_change, strained=self._ticket.strained
+            )
+            if lease is None:
+                return None
+            try:
+                self._channel = lease.transport.open_command(
+                    self._how.timeout, self._wanted, stop.on_change
+                )
+                return self._channel
+            except BrokenError as error:
+                pool.drop(lease.connection)
+                stale += 1
+                if stale == STALE_TRIES:
+                    raise ConnectError(
+                        f"{self._how.name}: {error}", environment=self._how.name
+                    ) from error
+            except RefusedError as error:
+                alone = lease.connection.used == 1
+                pool.refused(lease.connection)
+                refusals += alone
+                if refusals == 8:
+                    raise ConnectError(
+                        f"{self._how.name} opens no session: {error}", environment=self._how.name
+                    ) from error
+                if alone:
+                    # Sessions that were closed a moment ago may still count there.
+                    stop.wait(0.02 * 2**refusals)
+            except TimeoutError as error:
+                pool.drop(lease.connection)
+                raise ConnectTimeoutError(
+                    f"{self._how.name} opened no channel within {self._how.timeout:g} s",
+                    environment=self._how.name,
+                ) from error
+            lease.give_back()
+
+    def _start(self) -> None:
+        """Send everything that need not wait for an answer, with one write."""
+        command, how, channel = self._command, self._how, self._channel
+        assert channel is not None
+        assert self._transport is not None
+        channel.take = self._take
+        source = command.input
+        data: bytes | IO[bytes] = b""
+        if source is not None:
+            known = command.input_bytes()
+            data = known if known is not None else source  # type: ignore[assignment]
+        given = remote.orders(
+            command,
+            self._nonce,
+            stdin=source is not None,
+            pty=how.pty,
+            leads=not self._sudo,
+        )
+        first = b""
+        if "OpenSSH" not in self._transport.remote_version and not how.pty:
+            first = remote.OWN_SESSION
+        line = remote.LINE
+        if not (first or self._sudo or command.env or command.has_secrets()):
+            with_orders = remote.line_with(given)
+            if with_orders is not None:
+                line, given = with_orders, b""
+        # What must not be sent before the far side is that far.
+        gates: list[bytes] = []
+        if self._sudo:
+            asks = how.sudo_password is not None
+            first += remote.sudo_line(self._nonce, how.sudo or None, password=asks)
+            if asks:
+                # What follows must not be taken for the password.
+                self._gates.append(self._sudo_done)
+                gates.append(given)
+                given = b""
+        if how.pty and source is not None:
+            # The end of input is a character, that means nothing before `stty sane`.
+            self._gates.append(self._is_ready)
+            gates.append(b"")
+        tail = b"\x04" if how.pty else b""
+        self._input = _Input(first + given, gates, data, tail, self._poke)
+        begin = self._input.peek()
+        sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
+        self._input.sent(sent)
+
+    def _sudo_done(self) -> bool:
+        return len(self._leaders) == 2
+
+    def _is_ready(self) -> bool:
+        return self._ready.word is not None
+
+    def _pty(self) -> bytes | None:
+        return PTY_MODES if self._how.pty else None
+
+    # In the reading thread
+
+    def _take(self, stream: int, data: bytes) -> None:
+        heads = self._heads[stream]
+        while heads and data:
+            head = heads[0]
+            rest = head.feed(data)
+            if rest is None:
+                if self._sudo and head.asks():
+                    self._asked += 1
+                    self._poke()
+                return
+            heads.pop(0)
+            if head.junk.strip():
+                log.debug("%s said before the command: %r", self._how.name, head.junk[-500:])
+            if head is not self._ready and head.word is not None and head.word.isdigit():
+                self._leaders.append(int(head.word))
+            if self._gates or self._why is not None:
+                self._poke()
+            data = rest
+        if data and not self._output.take(stream, data):
+            self._over = True
+            self._poke()
+
+    # In the command's own thread
+
+    def _drive(self) -> None:
+        """Send and wait until the command has ended, or has been ended."""
+        channel, source = self._channel, self._input
+        assert channel is not None
+        assert source is not None
+        answered = 0
+        linger: float | None = None  # until when children may hold the pipes
+        give_up: float | None = None  # until when a stopped command may still talk
+        while True:
+            with channel.changed:
+                while not (channel.poked or self._sendable(channel, source)):
+                    if self._finished(channel):
+                        break
+                    if channel.status is not None or channel.signal is not None:
+                        linger = linger or time.monotonic() + self._command.kill_after
+                    until = min(linger or 1e18, give_up or 1e18)
+                    pause = until - time.monotonic() if until < 1e18 else None
+                    if pause is not None and pause <= 0:
+                        break
+                    channel.changed.wait(pause)
+                channel.poked = False
+                over = self._finished(channel)
+                acknowledge = (
+                    channel.unacknowledged > channel.in_window_threshold and not self._output.full
+                )
+                sendable = self._sendable(channel, source)
+            if acknowledge:
+                channel.acknowledge()
+            if over:
+                break
+            if self._asked > answered:
+                answered = self._asked
+                if not self._answer_sudo(answered):
+                    return
+            while self._gates and self._gates[0]():
+                self._gates.pop(0)
+                source.open_gate()
+                sendable = self._sendable(channel, source)
+            if sendable:
+                source.sent(channel.send_some(source.peek(), final=source.last))
+            if self._stop.reason is not None and self._why is None:
+                self._why = self._stop.reason
+            if self._over and self._why is None:
+                self._why = "output"
+            now = time.monotonic()
+            if self._why is not None:
+                if not self._ending and (self._leaders or not self._may_lead_yet(now)):
+                    self._end_far(self._command.kill_after)
+                elif self._stop.killed and len(self._ending) == 1:
+                    self._end_far(None)
+                if self._ending and not any(thread.is_alive() for thread in self._ending):
+                    # Nothing is left there, or nothing more can be done; what holds the
+                    # pipes now has left the session. Take what is under way.
+                    give_up = give_up or now + 0.25
+            if linger is not None and now >= linger and self._why is None:
+                self._end_far(None)
+                for thread in self._ending:
+                    thread.join()
+                break
+            if give_up is not None and now >= give_up:
+                break
+        for thread in self._ending:
+            thread.join()
+
+    def _finished(self, channel: CommandChannel) -> bool:
+        """Return whether nothing more is to be expected of the channel."""
+        if channel.ended_by_peer or channel.closed or channel.request_refused:
+            return True
+        return channel.ended and (channel.status is not None or channel.signal is not None)
+
+    def _sendable(self, channel: CommandChannel, source: _Input) -> bool:
+        return channel.out_window_size > 0 and not channel.eof_sent and source.ready()
+
+    def _may_lead_yet(self, now: float) -> bool:
+        """Return whether a login shell that has not started yet may still do so."""
+        if now - self._began < max(5.0, self._command.kill_after):
+            timer = threading.Timer(0.2, self._poke)
+            timer.daemon = True
+            timer.start()
+            return True
+        return False
+
+    def _answer_sudo(self, question: int) -> bool:
+        """Answer sudo's question; return False if the last answer was wrong."""
+        password = self._how.sudo_password
+        source = self._input
+        assert password is not None
+        assert source is not None
+        if question > SUDO_TRIES:
+            return False
+        source.add(password.reveal().encode() + b"\n")
+        return True
+
+    # Ending it on the far side
+
+    def _end_far(self, kill_after: float | None) -> None:
+        """Begin to end the command's processes, in a thread of its own."""
+        if not self._leaders:
+            self._ended_far = True
+            thread = threading.Thread(target=self._poke)
+        else:
+            thread = threading.Thread(
+                target=self._end_processes,
+                args=(kill_after,),
+                name=f"parallel_exec end {self._how.name}",
+                daemon=True,
+            )
+        self._ending.append(thread)
+        while True:
+            try:
+                return thread.start()
+            except RuntimeError:  # out of threads: this must not be left undone
+                time.sleep(0.05)
+
+    def _end_processes(self, kill_after: float | None) -> None:
+        try:
+            script = remote.end_script(self._leaders, kill_after=kill_after)
+            command = Command(script, check=False, label="end")
+            stop = Stop()
+            limit = threading.Timer((kill_after or 0.0) + 20.0, stop.end, ["timeout"])
+            limit.daemon = True
+            limit.start()
+            how = How(
+                self._how.name,
+                sudo=self._how.sudo,
+                sudo_password=self._how.sudo_password,
+                timeout=self._how.timeout,
+            )
+            try:
+                self._end_by(command, stop, how)
+            finally:
+                limit.cancel()
+        except Exception as error:
+            log.warning("%s: %s may still be running: %s", self._how.name, self._command, error)
+        finally:
+            self._poke()
+
+    def _end_by(self, command: Command, stop: Stop, how: How) -> None:
+        assert self._transport is not None
+        try:
+            Running(command, self._ticket, stop, self._pool, how).run(self._transport)
+            return
+        except (RefusedError, BrokenError, TimeoutError):
+            pass  # no channel to spare there: over a connection made for it
+        extra: Connection = self._pool.extra()
+        try:
+            Running(command, self._ticket, stop, self._pool, how).run(extra.transport)
+        finally:
+            extra.transport.end()
+            extra.release_ground()
+
+    # The result
+
+    def _never_ran(self) -> Result:
+        assert self._stop.reason is not None
+        return self._result(self._stop.reason, None, None)
+
+    def _conclude(self) -> Result:
+        channel = self._channel
+        assert channel is not None
+        status, signal = channel.status, channel.signal
+        started = self._ready.word == "ok"
+        if self._why is None and not started:
+            self._say_why_not(channel)
+        delivered = threading.Event()
+        self._output.close(delivered.set)
+        # A callback that blocks for ever must not hold back the end of a stopped command.
+        delivered.wait(None if self._why is None else self._command.kill_after)
+        why = self._why
+        if why is None and status is None and signal is None:
+            why = "lost"
+        return self._result(why, status, f"SIG{signal}" if signal is not None else None)
+
+    def _result(self, why: Stopped | None, status: int | None, signal: str | None) -> Result:
+        return Result(
+            command=self._command,
+            environment=self._how.name,
+            stdout=self._output.kept(0),
+            stderr=self._output.kept(1),
+            exit_code=status if signal is None else None,
+            signal=signal,
+            stopped=why,
+            started_at=self._started_at,
+            duration_s=time.monotonic() - self._began,
+            queued_s=self._ticket.queued_s,
+            attempts=self._ticket.attempts,
+        )
+
+    def _say_why_not(self, channel: CommandChannel) -> None:
+        """Raise if it is known that the command did not run."""
+        name, command = self._how.name, self._command
+        word = self._ready.word
+        if word == "cwd":
+            raise CommandNotFoundError(
+                f"{command} did not start on {name}: {command.cwd!r} is no directory to run in",
+                errno=errno.ENOENT,
+                environment=name,
+            )
+        if word == "program":
+            raise CommandNotFoundError(
+                f"{command} did not start on {name}: there is no such program",
+                errno=errno.ENOENT,
+                environment=name,
+            )
+        said = b"".join(head.pending for heads in self._heads for head in heads)
+        talk = " ".join(said[-500:].decode("utf-8", "replace").split()) or "nothing"
+        if self._sudo and len(self._leaders) == 1:
+            if self._asked > SUDO_TRIES:
+                raise SudoError(f"sudo on {name} refused the password", environment=name)
+            if channel.status is not None or channel.signal is not None:
+                raise SudoError(f"sudo on {name} refused: it said {talk}", environment=name)
+        if channel.request_refused:
+            raise HostError(f"{name} refused to start {command}", environment=name)
+        if channel.status is not None and not self._leaders:
+            raise HostError(
+                f"the login shell on {name} did not start {command}: it exited with"
+                f" {channel.status} and said {talk}",
+                environment=name,
+            )
+
+
+class _Places:
+    """Gives the place on the connection back, whatever happens."""
+
+    def __init__(self, pool: HostPool) -> None:
+        self.lease: Lease | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.lease is not None:
+            self.lease.give_back()
+
+
+class _Input:
+    """What a command reads: orders first, then bytes or a file, then the end.
+
+    It belongs to the command's thread. A file that may block is read by a thread of its
+    own, one chunk ahead.
+
+    Args:
+        first: What can go at once.
+        gates: What may only go when a gate is opened, one after the other; the data
+            follow the last.
+        data: The command's own input.
+        tail: What ends it, on a terminal.
+        poke: Called when a chunk has been read ahead.
+    """
+
+    def __init__(
+        self,
+        first: bytes,
+        gates: list[bytes],
+        data: bytes | IO[bytes],
+        tail: bytes,
+        poke: Callable[[], object],
+    ) -> None:
+        self._now = memoryview(first)
+        self._gates = gates
+        self._poke = poke
+        self._tail = tail
+        self._data = data if isinstance(data, bytes) else b""
+        self._file: Any = None if isinstance(data, bytes) else data
+        self._next: bytes | None = None  # from the thread that reads a file
+        self._ended = self._file is None
+        self._wanted = threading.Semaphore(0)
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        if self._file is not None and not _is_regular(self._file):
+            self._thread = threading.Thread(
+                target=self._read_ahead, name="parallel_exec input", daemon=True
+            )
+            self._thread.start()
+        if not gates:
+            self._begin_data()
+
+    @property
+    def last(self) -> bool:
+        """Whether nothing follows what `peek` shows."""
+        return self._ended and self._next is None and not self._tail and not self._gates
+
+    def add(self, data: bytes) -> None:
+        """Have `data` go before the next gate."""
+        self._now = memoryview(bytes(self._now) + data)
+
+    def open_gate(self) -> None:
+        """Let go what waits behind the next gate."""
+        self.add(self._gates.pop(0))
+        if not self._gates:
+            self._begin_data()
+
+    def ready(self) -> bool:
+        """Return whether there is something to send, the end included."""
+        if self._now:
+            return True
+        if self._gates:
+            return False
+        return self._thread is None or self._next is not None or self._ended
+
+    def peek(self) -> bytes | memoryview:
+        """Return what comes next, as much as is at hand."""
+        if not self._now and not self._gates:
+            self._refill()
+        return self._now
+
+    def sent(self, size: int) -> None:
+        """Note how much of what `peek` returned has gone."""
+        self._now = self._now[size:]
+
+    def _begin_data(self) -> None:
+        if self._file is None:
+            self._now = memoryview(b"".join((self._now, self._data, self._tail)))
+            self._data = self._tail = b""
+
+    def close(self) -> None:
+        """Want nothing more."""
+        self._closed = True
+        self._wanted.release()
+
+    def _refill(self) -> None:
+        if self._thread is not None:
+            data, self._next = self._next, None
+            if data is not None:
+                self._now = memoryview(data)
+                self._wanted.release()
+        elif not self._ended:
+            data = self._read()
+            self._now = memoryview(data)
+            self._ended = not data
+        if not self._now and self._ended and self._next is None:
+            self._now, self._tail = memoryview(self._tail), b""
+
+    def _read(self) -> bytes:
+        data = self._file.read(CHUNK)
+        return data.encode() if isinstance(data, str) else bytes(data or b"")
+
+    def _read_ahead(self) -> None:
+        try:
+            while not self._closed:
+                data = self._read()
+                if not data:
+                    break
+                self._next = data
+                self._poke()
+                self._wanted.acquire()
+        except Exception:
+            log.exception("the input of a command cannot be read: %r", self._file)
+        finally:
+            self._ended = True
+            self._poke()
+
+
+def _is_regular(file: Any) -> bool:
+    """Return whether reading it never waits for anybody."""
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except (OSError, AttributeError, ValueError, TypeError):
+        import io
+
+        return isinstance(file, io.BytesIO)

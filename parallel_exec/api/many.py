@@ -503,7 +503,7 @@ def _stop_rule(first: Status | str | None, tolerated: int | None) -> StopRule | 
 
 def _listeners(options: ManyOptions) -> Iterator[Listener]:
     if log.wanted():
-        yield log.listener
+        yield log.listen
     shown = options.get("progress")
     if shown is True:
         shown = bars.pick()

@@ -67,7 +67,7 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     **Thread safety:** yes.
     """
     work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
-    listeners = [log.listener] if log.wanted() else []
+    listeners = [log.listen] if log.wanted() else []
     job = Run(NO_LIMIT, retry=policy(retry), listeners=listeners, label="run", total=1)
     tokens = [] if cancel is None else [cancel]
     tasks = iter([Task(0, work)])

@@ -27,7 +27,7 @@ default_role = "py:obj"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "show-inheritance": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -38,6 +38,8 @@ html_theme = "furo"
 html_title = f"parallel_exec {release}"
 
 PUBLIC = ["parallel_exec", "parallel_exec.errors", "parallel_exec.testing"]
+# The built-in types that Python describes in a chapter of their own.
+DESCRIBED_AS_TYPES = (bytearray, bytes, dict, frozenset, list, memoryview, range, set, str, tuple)
 STANDARD_LIBRARY = "https://docs.python.org/3/library/"
 
 
@@ -54,12 +56,13 @@ def standard_library(
         return None
     if hasattr(builtins, target.split(".")[0]):
         value = getattr(builtins, target.split(".")[0])
-        is_error = isinstance(value, type) and issubclass(value, BaseException)
-        page, anchor = ("exceptions" if is_error else "functions"), target
-        if target in ("None", "True", "False"):
+        page, anchor = "functions", target
+        if value is None or isinstance(value, bool):
             page = "constants"
-        elif isinstance(value, type) and not is_error:
-            page = "stdtypes" if target in ("bytes", "memoryview") else "functions"
+        elif isinstance(value, type) and issubclass(value, BaseException):
+            page = "exceptions"
+        elif value in DESCRIBED_AS_TYPES:
+            page = "stdtypes"
     else:
         found = _module_of(target)
         if found is None:
@@ -92,16 +95,15 @@ def own_names(
 ) -> nodes.Element | None:
     """Find what an annotation calls by the name it has inside the package.
 
-    A class has its page under its public name. A type variable, or a name for a union, has
-    none and needs none. A class of ours that is not public stays a warning: a signature
-    that users see must not need it.
+    What is public has its page under its public name. What is not (a type variable, a name
+    for a union, a class of the layers below) has none, and stays text.
     """
     target = str(node.get("reftarget", ""))
     module, _, name = target.rpartition(".")
-    if node.get("refdomain") != "py" or not name:
+    if node.get("refdomain") != "py" or module.split(".")[0] not in ("", project):
         return None
-    for home in [module] if module else _own_modules():
-        value = getattr(sys.modules.get(home), name, None)
+    for place in [module] if module else _own_modules():
+        value = getattr(sys.modules.get(place), name, None)
         if value is None:
             continue
         for public in PUBLIC:
@@ -111,8 +113,15 @@ def own_names(
                 return domain.resolve_xref(
                     env, node["refdoc"], app.builder, "obj", address, node, text
                 )
-        if home.split(".")[0] == project and not isinstance(value, type):
-            return text
+        words = [
+            word
+            for word in str(getattr(value, "__module__", "")).split(".")
+            if not word.startswith("_")
+        ]
+        if words[0] in sys.stdlib_module_names and isinstance(value, type):
+            node["reftarget"] = ".".join([*words, name])
+            return standard_library(app, env, node, text)
+        return text
     return None
 
 

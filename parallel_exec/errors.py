@@ -20,9 +20,9 @@ All of them survive `pickle`, so they cross process boundaries unharmed.
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
-import concurrent.futures
 
 if TYPE_CHECKING:
     from parallel_exec.values.outcome import Outcome
@@ -41,6 +41,7 @@ __all__ = [
     "ConnectionLostError",
     "DeadlineExceededError",
     "ExecutorClosedError",
+    "FileTransferError",
     "HostError",
     "HostKeyError",
     "OutputLimitError",
@@ -52,7 +53,9 @@ __all__ = [
 ]
 
 
-def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+def _rebuild(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
     """Make the error again as it was, without running its `__init__`."""
     error = cls.__new__(cls, *args)
     error.args = args
@@ -161,6 +164,10 @@ class ConnectionLostError(ParallelExecError, ConnectionError):
     ) -> None:
         super().__init__(message, environment=environment, attempts=attempts)
         self.result = result
+
+
+class FileTransferError(ParallelExecError, OSError):
+    """A file could not be copied, for a reason of its own: the target is as it was before."""
 
 
 class CommandError(ParallelExecError):

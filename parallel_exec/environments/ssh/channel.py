@@ -202,6 +202,14 @@ class CommandChannel(_Channel):
         self.transport.send_together(messages)
         return sent
 
+    def start_subsystem(self, name: str, data: bytes) -> int:
+        """Ask for a subsystem and send it its first bytes; return how many went out."""
+        message = self._request("subsystem")
+        message.add_string(name)
+        packets, sent = self._packets(data)
+        self.transport.send_together([message, *packets])
+        return sent
+
     def send_some(self, data: bytes | memoryview, *, final: bool) -> int:
         """Send as much as the window allows; return how much, possibly nothing."""
         packets, sent = self._packets(data)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import IO, Any
 
 from parallel_exec.environments.base import BlockingBackend, Stop, Ticket
 from parallel_exec.environments.ssh.destination import Destination
+from parallel_exec.environments.ssh.files import Progress, Transfer, get, put
 from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, borrow, give_back
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
@@ -105,7 +106,7 @@ class SSHBackend(BlockingBackend):
                 raise checks.refuse(name, value, "True or False")
         if accept_new is not None and not isinstance(accept_new, bool):
             raise checks.refuse("accept_new", accept_new, "True, False or None")
-        if not (isinstance(sudo, bool) or (isinstance(sudo, str) and sudo)):
+        if sudo == "" or not isinstance(sudo, bool | str):
             raise checks.refuse("sudo", sudo, "True, False or a user")
         if config is True:
             raise checks.refuse("config", config, "a path, None or False")
@@ -175,6 +176,98 @@ class SSHBackend(BlockingBackend):
         try:
             return Running(command, ticket, stop, pool, self._how).run()
         finally:
+            with self._lock:
+                self._running.discard(stop)
+                if not self._running:
+                    self._none_running.notify_all()
+
+    def put(
+        self,
+        source: Paths | IO[bytes],
+        target: Paths,
+        *,
+        preserve: bool = False,
+        progress: Progress | None = None,
+        timeout: float | timedelta | None = None,
+        stop: Stop | None = None,
+    ) -> Transfer:
+        """Copy a file, a directory with all in it, or what a file object gives to the host.
+
+        Each file gets a temporary name beside its own and is renamed when it is whole.
+        A file that goes to an existing directory keeps its name. Symbolic links within a
+        directory are copied as links. `sudo` has no effect here.
+
+        Args:
+            source: A local path, or a readable binary file.
+            target: The path on the host; one that is not absolute starts at home.
+            preserve: Whether modes and times are kept. Without, a new file gets the
+                host's default mode, and one that replaces another that one's.
+            progress: Called with the bytes done and their total (None if unknown).
+            timeout: Seconds for all of it.
+            stop: What ends it from another thread.
+
+        Raises:
+            FileTransferError: A file could not be read or written.
+            HostError: There was no connection.
+            ConnectionLostError: The connection broke meanwhile.
+            TaskTimeoutError: It took longer than `timeout`.
+        """
+        return self._transfer(put, source, target, preserve, progress, timeout, stop)
+
+    def get(
+        self,
+        source: Paths,
+        target: Paths | IO[bytes],
+        *,
+        preserve: bool = False,
+        progress: Progress | None = None,
+        timeout: float | timedelta | None = None,
+        stop: Stop | None = None,
+    ) -> Transfer:
+        """Copy a file or a directory with all in it from the host. See `put`.
+
+        Args:
+            source: The path on the host.
+            target: A local path, or a writable binary file. ``{host}`` in a path stands
+                for the host's name. Missing directories are made.
+        """
+        return self._transfer(get, source, target, preserve, progress, timeout, stop)
+
+    def _transfer(
+        self,
+        transfer: Callable[..., Transfer],
+        source: Any,
+        target: Any,
+        preserve: bool,
+        progress: Progress | None,
+        timeout: float | timedelta | None,
+        stop: Stop | None,
+    ) -> Transfer:
+        stop = stop if stop is not None else Stop()
+        limit: threading.Timer | None = None
+        if timeout is not None:
+            limit = threading.Timer(checks.seconds("timeout", timeout), stop.end, ["timeout"])
+            limit.daemon = True
+        with self._lock:
+            pool = self._borrow()
+            self._running.add(stop)
+        try:
+            if limit is not None:
+                limit.start()
+            return transfer(
+                pool,
+                self._name,
+                source,
+                target,
+                preserve=preserve,
+                progress=progress,
+                timeout=self._how.timeout,
+                stop=stop,
+            )
+        finally:
+            if limit is not None:
+                limit.cancel()
+                limit.join()
             with self._lock:
                 self._running.discard(stop)
                 if not self._running:

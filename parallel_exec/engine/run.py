@@ -173,14 +173,17 @@ class Run:
             lending = True
             self.clock.post(self._open)
             callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
-            self._tell(RunStarted(self.total, self.label))
-            yield from self._settle_all(tasks, window, at_hand, acknowledge)
-            error = self.failure
-        except BaseException as raised:
-            error = raised
-            raise
+            try:
+                self._tell(RunStarted(self.total, self.label))
+                yield from self._settle_all(tasks, window, at_hand, acknowledge)
+                error = self.failure
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                self._shut()
         finally:
-            self._shut()
+            self._shut()  # again: an interrupt may have come before the first had begun
             if lending:
                 base.lend_no_more(self.parent)
             for callback in callbacks:

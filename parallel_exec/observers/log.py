@@ -1,0 +1,102 @@
+"""The events of runs in the log, under the name ``parallel_exec``.
+
+=====================  =======
+event                  level
+=====================  =======
+a run begins or ends   INFO
+a try starts           DEBUG
+a task is finished     DEBUG
+a try is made again    WARNING
+=====================  =======
+
+A failure is the caller's to handle, from the outcome or the error, so it is no warning
+here; that something had to be tried again is seen nowhere else.
+
+Secrets do not come here: events carry labels, and those are masked.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from parallel_exec.engine.events import (
+    Event,
+    RunFinished,
+    RunStarted,
+    TaskFinished,
+    TaskRetrying,
+    TaskStarted,
+)
+
+__all__ = ["listen", "wanted"]
+
+logger = logging.getLogger("parallel_exec")
+# As libraries do: without it an application that has not set logging up would see the
+# warnings on standard error. A reload must not add a second.
+if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
+    logger.addHandler(logging.NullHandler())
+
+LEVELS: dict[type[Event], int] = {
+    RunStarted: logging.INFO,
+    TaskStarted: logging.DEBUG,
+    TaskRetrying: logging.WARNING,
+    TaskFinished: logging.DEBUG,
+    RunFinished: logging.INFO,
+}
+
+
+def wanted(kind: type[Event] | None = None) -> bool:
+    """Return whether anybody would see events of this kind; None: of any kind.
+
+    An application that has not set logging up sees none. To be asked once a run, so that
+    events which nobody sees need not be made.
+    """
+    level = max(LEVELS.values()) if kind is None else LEVELS[kind]
+    return logger.isEnabledFor(level) and _has_handler()
+
+
+def listen(event: Event) -> None:
+    """Log an event."""
+    if not logger.isEnabledFor(LEVELS[type(event)]):
+        return
+    if isinstance(event, TaskStarted):
+        again = f" (try {event.attempt})" if event.attempt > 1 else ""
+        logger.debug("task %d started%s: %s", event.index, again, event.label)
+    elif isinstance(event, TaskFinished):
+        outcome = event.outcome
+        logger.debug(
+            "task %d %s after %.3g s: %s%s",
+            outcome.index,
+            outcome.status,
+            outcome.duration_s,
+            outcome.label,
+            _because(outcome.reason),
+        )
+    elif isinstance(event, TaskRetrying):
+        logger.warning(
+            "task %d failed in try %d, again in %.3g s: %s%s",
+            event.index,
+            event.attempt,
+            event.delay_s,
+            event.label,
+            _because(event.error),
+        )
+    elif isinstance(event, RunStarted):
+        total = "" if event.total is None else f" of {event.total} tasks"
+        logger.info("%s started a run%s", event.label, total)
+    else:
+        logger.info("the run ended after %.3g s%s", event.duration_s, _because(event.error))
+
+
+def _because(error: BaseException | None) -> str:
+    return "" if error is None else f" ({type(error).__name__}: {error})"
+
+
+def _has_handler() -> bool:
+    """Return whether a record would reach a handler that does something with it."""
+    at: logging.Logger | None = logger
+    while at is not None:
+        if not all(isinstance(handler, logging.NullHandler) for handler in at.handlers):
+            return True
+        at = at.parent if at.propagate else None
+    return False

@@ -85,7 +85,7 @@ class Runnable:
         self.close()
 
 
-class Local(Runnable, LocalBackend):
+class Local(LocalBackend, Runnable):
     """This machine.
 
     Commands run in a session of their own, drained by one thread for all of them. Every

@@ -1,0 +1,87 @@
+"""The servers that the SSH tests talk to. Without sshd they are skipped."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.ssh import server
+from tests.integration.ssh.server import Account, Server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip everything here on a machine without a server."""
+    if server.find("sshd") is None:
+        for item in items:
+            if "integration/ssh" in str(item.path):
+                item.add_marker(pytest.mark.skip(reason=server.HOW_TO_GET_IT))
+
+
+@pytest.fixture(scope="session")
+def base() -> Iterator[Path]:
+    """A folder that the account can reach, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="px-ssh-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def who(base: Path) -> Iterator[Account]:
+    """An account with a clean login shell, that may use sudo with its password."""
+    with server.account(base, sudo=shutil.which("sudo") is not None) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def _sshd(base: Path, who: Account) -> Iterator[Server]:
+    with server.openssh(base / "plain", who) as running:
+        yield running
+
+
+@pytest.fixture
+def sshd(_sshd: Server) -> Iterator[Server]:
+    """A server with plenty of room; what a test opens there is closed after it."""
+    yield _sshd
+    _sshd.close()
+
+
+@pytest.fixture
+def make_sshd(base: Path, who: Account, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A function that starts a server with settings of its own, for this test."""
+    with ExitStack() as stack:
+        count = 0
+
+        def make(who: Account = who, **settings: Any) -> Server:
+            nonlocal count
+            count += 1
+            folder = base / f"{request.node.name[:40]}-{count}".replace("/", "_")
+            return stack.enter_context(server.openssh(folder, who, **settings))
+
+        yield make
+
+
+Make = Callable[..., Server]
+
+
+@pytest.fixture(scope="session")
+def _dropbear(base: Path, who: Account) -> Iterator[Server]:
+    if server.find("dropbear") is None:
+        pytest.skip("needs Dropbear: apt-get install dropbear-bin")
+    if not server.ROOT:
+        pytest.skip("Dropbear reads the account's own authorized_keys: needs root for an account")
+    with server.dropbear(base / "dropbear", who) as running:
+        yield running
+
+
+@pytest.fixture
+def dropbear(_dropbear: Server) -> Iterator[Server]:
+    """A Dropbear server."""
+    yield _dropbear
+    _dropbear.close()

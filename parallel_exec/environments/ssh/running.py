@@ -112,6 +112,7 @@ class Running:
             HostError: It did not run: there was no connection or no channel.
             CommandNotFoundError: It did not run: no such directory or program.
             SudoError: It did not run: sudo refused.
+            Exception: Its input file could not be read; the command has been ended.
         """
         self._started_at = time.time()
         self._began = time.monotonic()
@@ -232,7 +233,7 @@ class Running:
                 self._gates.append(self._sudo_done)
                 gates.append(given)
                 given = b""
-        if how.pty and source is not None:
+        if how.pty:
             # The end of input is a character, that means nothing before `stty sane`.
             self._gates.append(self._is_ready)
             gates.append(b"")
@@ -321,6 +322,8 @@ class Running:
                 self._why = self._stop.reason
             if self._over and self._why is None:
                 self._why = "output"
+            if source.error is not None and self._why is None:
+                self._why = "cancel"  # `run` raises what happened instead
             now = time.monotonic()
             if self._why is not None:
                 if not self._ending and (self._leaders or not self._may_lead_yet(now)):
@@ -445,6 +448,8 @@ class Running:
         self._output.close(delivered.set)
         # A callback that blocks for ever must not hold back the end of a stopped command.
         delivered.wait(None if self._why is None else self._command.kill_after)
+        if self._input is not None and self._input.error is not None:
+            raise self._input.error
         why = self._why
         if why is None and status is None and signal is None:
             why = "lost"
@@ -543,6 +548,7 @@ class _Input:
         self._file: Any = None if isinstance(data, bytes) else data
         self._next: bytes | None = None  # from the thread that reads a file
         self._ended = self._file is None
+        self.error: Exception | None = None
         self._wanted = threading.Semaphore(0)
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -557,7 +563,13 @@ class _Input:
     @property
     def last(self) -> bool:
         """Whether nothing follows what `peek` shows."""
-        return self._ended and self._next is None and not self._tail and not self._gates
+        return (
+            self._ended
+            and self._next is None
+            and self.error is None
+            and not self._tail
+            and not self._gates
+        )
 
     def add(self, data: bytes) -> None:
         """Have `data` go before the next gate."""
@@ -573,7 +585,7 @@ class _Input:
         """Return whether there is something to send, the end included."""
         if self._now:
             return True
-        if self._gates:
+        if self._gates or self.error is not None:  # no end where it broke off
             return False
         return self._thread is None or self._next is not None or self._ended
 
@@ -607,11 +619,15 @@ class _Input:
             data = self._read()
             self._now = memoryview(data)
             self._ended = not data
-        if not self._now and self._ended and self._next is None:
+        if not self._now and self._ended and self._next is None and self.error is None:
             self._now, self._tail = memoryview(self._tail), b""
 
     def _read(self) -> bytes:
-        data = self._file.read(CHUNK)
+        try:
+            data = self._file.read(CHUNK)
+        except Exception as error:
+            self.error = error
+            return b""
         return data.encode() if isinstance(data, str) else bytes(data or b"")
 
     def _read_ahead(self) -> None:
@@ -623,8 +639,6 @@ class _Input:
                 self._next = data
                 self._poke()
                 self._wanted.acquire()
-        except Exception:
-            log.exception("the input of a command cannot be read: %r", self._file)
         finally:
             self._ended = True
             self._poke()

@@ -145,7 +145,7 @@ def test_a_callback_that_hangs_does_not_hold_up_the_end(sshd: Server) -> None:
     try:
         result = run(
             sshd.backend(),
-            "exec yes",
+            "echo x; exec sleep 60",
             stop_after=0.5,
             kill_after=0.5,
             capture=False,

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import Context, copy_context
 from itertools import islice
@@ -32,9 +32,9 @@ from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
 from parallel_exec.engine.future import TaskFuture, settle
 from parallel_exec.engine.task import PENDING, Task
-from parallel_exec.errors import DeadlineExceededError, TaskCancelledError
+from parallel_exec.errors import DeadlineExceededError, HostError, TaskCancelledError
 from parallel_exec.limits import base
-from parallel_exec.limits.base import Limit
+from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
 from parallel_exec.reactor.mailbox import Mailbox
@@ -119,6 +119,7 @@ class Run:
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # released to wake the calling thread
         self._bell.acquire()
+        self._rung = False
         self._inbox: deque[tuple[list[Task], bool]] = deque()
         self._hungry = True  # whether what is handed over must be told of
         self._low_water = -1  # wake the calling thread for input when so few tasks are live
@@ -232,7 +233,7 @@ class Run:
             if not batch:
                 if state.finished and not settled:
                     return
-                self._bell.acquire()
+                self._await_bell()
 
     def _shut(self) -> None:
         """End what still runs and wait until everything has ended. Returns whatever
@@ -245,8 +246,9 @@ class Run:
                     self.clock.post(self._stop, "closed", _left)
                 if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
                     return  # a forgotten iterator, collected in the service thread
+                self._rung = False  # an interrupt may have come before it was noted
                 while not self._scheduler.finished:
-                    self._bell.acquire()
+                    self._await_bell()
                 for worker in list(self._workers):
                     thread = worker.thread
                     if thread is not None and not self._left_behind(worker):
@@ -313,7 +315,7 @@ class Run:
     def join(self) -> None:
         """Wait until every task has ended, after `close`, and every thread too."""
         while not self._scheduler.finished:
-            self._bell.acquire()
+            self._await_bell()
         self._ring()  # somebody else may wait, too
         for worker in list(self._workers):
             thread = worker.thread
@@ -413,6 +415,9 @@ class Run:
     def strained(self, task: Task, error: BaseException) -> None:
         """An environment reports that a command has to wait for room."""
         log.debug("%s waits for room: %s", task.label(), error)
+        if isinstance(error, OSError | RuntimeError) and not isinstance(error, HostError):
+            for part in task.parts:
+                part.strained(task)
 
     def ended(self, task: Task, value: Any, error: BaseException | None) -> None:
         """The try of a task that runs now has ended; in whatever thread."""
@@ -422,7 +427,10 @@ class Run:
         self, task: Task, attempt: int, value: Any, error: BaseException | None
     ) -> None:
         """A try of a task has ended; in whatever thread."""
-        if self.retry is not None and self.retry.foreign and self.clock_thread():
+        foreign = self.retry is not None and self.retry.foreign
+        for part in task.parts:
+            foreign = foreign or part.foreign
+        if foreign and self.clock_thread():
             self._foreign(self.attempt_ended, task, attempt, value, error)
         else:
             self._perform(self._ended_actions(task, attempt, value, error))
@@ -436,15 +444,36 @@ class Run:
     ) -> list[steps.Action]:
         now = self.clock.now()
         decision: RetryAgain | GiveUp | None = None
-        verdict: Verdict = "success"
+        verdicts = base.NO_VERDICTS
         if error is not None or task.ending is not None:
             value, error = steps.seen(task, value, error)
-            verdict = "success" if error is None else "neither"
-        if self.retry is not None and task.retry is not None:
+        for part in task.parts:
+            if part.judges:
+                verdicts, decision = self._judged(task, value, error, now)
+                break
+        if self.retry is not None and task.retry is not None and decision is None:
             decision = task.retry.after(value, error, now)
         with self._lock:
-            self._scheduler.ended(task, attempt, value, error, decision, verdict, now)
+            self._scheduler.ended(task, attempt, value, error, decision, verdicts, now)
             return self._take()
+
+    def _judged(
+        self, task: Task, value: Any, error: BaseException | None, now: float
+    ) -> tuple[Mapping[Limiter, Verdict], RetryAgain | GiveUp | None]:
+        """Ask the limiters of a task what the end of its try means, and whether another
+        follows.
+        """
+        outcome = task.try_outcome(value, error, now)
+        verdicts: dict[Limiter, Verdict] = {}
+        answer: float | BaseException | None = None
+        for part in task.parts:
+            if part.judges:
+                verdicts[part] = part.judge(task, outcome)
+                if answer is None and verdicts[part] == "overload" and task.harmless(error):
+                    answer = part.again(task, outcome)
+        if isinstance(answer, BaseException):
+            return verdicts, GiveUp(answer)
+        return verdicts, None if answer is None else RetryAgain(answer)
 
     def _foreign(self, call: Callable[..., object], *args: Any) -> None:
         """Call what may run code that is not ours, off the service thread."""
@@ -479,11 +508,18 @@ class Run:
         return actions
 
     def _ring(self) -> None:
-        """Wake the calling thread, if it waits."""
-        try:
-            self._bell.release()
-        except RuntimeError:
-            pass  # it has been woken already
+        """Wake the calling thread, if it waits; once, until it has looked."""
+        if not self._rung:
+            self._rung = True
+            try:
+                self._bell.release()
+            except RuntimeError:
+                pass  # another thread has just rung
+
+    def _await_bell(self) -> None:
+        """Wait until there is something to look at, since the last look began."""
+        self._bell.acquire()
+        self._rung = False
 
     def _perform(self, actions: list[steps.Action], worker: Worker | None = None) -> Task | None:
         """Do what a step decided; return a task for `worker` to call, if there is one."""

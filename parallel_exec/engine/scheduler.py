@@ -19,7 +19,7 @@ looks whether the task was asked to end meanwhile.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from functools import partial
 from typing import Any, Literal
@@ -29,7 +29,7 @@ from parallel_exec.engine.retry import GiveUp, RetryAgain
 from parallel_exec.engine.task import Task
 from parallel_exec.errors import TaskCancelledError, TaskTimeoutError
 from parallel_exec.limits import base
-from parallel_exec.limits.base import Limit, Request
+from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.values.outcome import Status
 
@@ -154,7 +154,7 @@ class Scheduler:
         """A place has come free for `task`."""
         self.queued -= 1
         if self.stopping is not None:
-            self._release(task, "neither")
+            self._release(task)
             self._skip(task, now)
             self._finish_if_over()
         else:
@@ -167,15 +167,15 @@ class Scheduler:
         value: Any,
         error: BaseException | None,
         decision: RetryAgain | GiveUp | None,
-        verdict: Verdict,
+        verdicts: Mapping[Limiter, Verdict],
         now: float,
     ) -> None:
         """A try has ended with `value` or `error` (see `seen`); `decision` is what the
-        retry policy says of it.
+        retry policy says of it, `verdicts` what it means to the limiters that judge.
         """
         if task.attempt != attempt or task.state not in ("running", "ending", "abandoned"):
             return
-        self._release(task, verdict)
+        self._release(task, verdicts)
         if task.state == "abandoned":
             task.state = "settled"
             return
@@ -313,9 +313,11 @@ class Scheduler:
             )
         self.actions.append((AGAIN, task, delay))
 
-    def _release(self, task: Task, verdict: Verdict) -> None:
+    def _release(
+        self, task: Task, verdicts: Mapping[Limiter, Verdict] = base.NO_VERDICTS
+    ) -> None:
         if task.held:
-            self._serve(base.release(task, verdict))
+            self._serve(base.release(task, verdicts))
 
     def _serve(self, granted: list[Request]) -> None:
         """Start those of this run that were granted a place; have the others told."""

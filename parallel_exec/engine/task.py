@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, Protocol
 
 from parallel_exec.engine.cancel import CancelToken
-from parallel_exec.limits.base import Limiter, Request
+from parallel_exec.errors import CommandStartError, HostError
+from parallel_exec.limits.base import Request
 from parallel_exec.reactor import Timer
 from parallel_exec.values.outcome import Outcome, Status
 from parallel_exec.values.result import Result
@@ -67,9 +69,15 @@ class Task(Request):
             "abandoned" (settled, but still running), "settled".
         attempt: The number of the try that runs or ran last; 0 before the first.
         status: How it ended, once it has.
+        repeatable: Whether the user says that running it twice does no harm.
     """
 
     __slots__ = (
+        "_borrowed",
+        "_lending",
+        "_lent",
+        "_line",
+        "_order",
         "_token",
         "abandoned",
         "attempt",
@@ -80,15 +88,23 @@ class Task(Request):
         "errors",
         "execution",
         "future",
+        "held",
         "index",
+        "key",
+        "parent",
+        "parts",
+        "priority",
         "queued_at",
+        "repeatable",
         "retry",
         "run",
+        "since",
         "started_at",
         "state",
         "status",
         "timer",
         "value",
+        "weight",
         "work",
     )
 
@@ -101,21 +117,23 @@ class Task(Request):
         priority: float = 0,
         key: object = None,
         parent: Request | None = None,
+        repeatable: bool = False,
     ) -> None:
-        # Set here, not by Request.__init__: there may be millions of these.
         self.weight = weight
         self.priority = priority
         self.key = key
         self.parent = parent
-        self.parts: tuple[Limiter, ...] = ()
+        self.parts = ()
         self.held = False
         self.since = 0.0
+        self._order = 0
         self._line = None
         self._borrowed = None
         self._lent = None
         self._lending = 0
         self.index = index
         self.work = work
+        self.repeatable = repeatable
         self.run: Run = None  # type: ignore[assignment]
         self.state = "queued"
         self.attempt = 0
@@ -160,6 +178,37 @@ class Task(Request):
             attempt_errors=self.errors,
             abandoned=self.abandoned,
         )
+
+    def try_outcome(
+        self, value: Any, error: BaseException | None, now: float
+    ) -> Outcome[Any]:
+        """Return how the try that has just ended did, as if there were no other."""
+        status: Status = "fulfilled"
+        if error is not None:
+            status = "cancelled" if isinstance(error, CancelledError) else "rejected"
+        return Outcome(
+            index=self.index,
+            label=self.label(),
+            status=status,
+            value=value,
+            reason=error,
+            attempts=self.attempt,
+            duration_s=now - self.since,
+            attempt_errors=self.errors,
+            abandoned=self.abandoned,
+        )
+
+    def harmless(self, error: BaseException | None) -> bool:
+        """Return whether another try does no harm after one that ended with `error`: it
+        surely did not run, or may run twice.
+        """
+        surely_not_run = isinstance(error, HostError | CommandStartError)
+        return self.repeatable or (surely_not_run and self.work.is_command)
+
+    @property
+    def host(self) -> str | None:
+        """The name of its environment, if it is a command: what `PerHost` goes by."""
+        return getattr(self.work, "host", None)
 
     # As a request
 

@@ -23,20 +23,27 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 from parallel_exec.limits.rule import Verdict
 
+if TYPE_CHECKING:
+    from parallel_exec.values.outcome import Outcome
+
 __all__ = [
     "LOCK",
+    "NO_VERDICTS",
     "Limit",
     "Limiter",
+    "Place",
     "Request",
     "acquire",
     "call_in_place",
@@ -45,6 +52,7 @@ __all__ = [
     "lend_no_more",
     "regrant",
     "release",
+    "set_alarms",
     "tell",
     "wait_for_place",
     "withdraw",
@@ -53,12 +61,17 @@ __all__ = [
 T = TypeVar("T")
 
 LOCK = threading.Lock()  # guards every limiter's counter and line and every request's state
-_arrival = itertools.count()
+_arrival = itertools.count(1)
 _limiters: WeakSet[Limiter] = WeakSet()
+alarms: deque[Callable[[], object]] = deque()  # appended to with `LOCK` held; see `set_alarms`
+NO_VERDICTS: Mapping[Limiter, Verdict] = {}
 
 
 class Request:
     """Asks for a place, waits for it, holds it.
+
+    Subclasses say how the attributes are kept: there may be millions of tasks, which have
+    slots; a place that a ``with`` takes has to be made in no time.
 
     Attributes:
         weight: How much room it takes.
@@ -70,38 +83,23 @@ class Request:
         since: When it was granted, in monotonic seconds.
     """
 
-    __slots__ = (
-        "_borrowed",
-        "_lending",
-        "_lent",
-        "_line",
-        "held",
-        "key",
-        "parent",
-        "parts",
-        "priority",
-        "since",
-        "weight",
-    )
+    __slots__ = tuple[str, ...]()  # a type checker would take () for "no attributes at all"
 
-    def __init__(
-        self,
-        weight: float = 1,
-        priority: float = 0,
-        key: object = None,
-        parent: Request | None = None,
-    ) -> None:
-        self.weight = weight
-        self.priority = priority
-        self.key = key
-        self.parent = parent
-        self.parts: tuple[Limiter, ...] = ()
-        self.held = False
-        self.since = 0.0
-        self._line: Limiter | None = None  # where it waits
-        self._borrowed: dict[Limiter, tuple[Request, float]] | None = None
-        self._lent: dict[Limiter, float] | None = None
-        self._lending = 0  # how many of its own calls wait for others
+    weight: float
+    priority: float
+    key: object
+    parent: Request | None
+    parts: tuple[Limiter, ...]
+    held: bool
+    since: float
+    _order: int  # when it arrived, among all; 0 until it has had to wait
+    _line: Limiter | None  # where it waits
+    _borrowed: dict[Limiter, tuple[Request, float]] | None
+    _lent: dict[Limiter, dict[Request, float]] | None  # to whom, how much
+    _lending: int  # how many of its own calls wait for others
+
+    def __lt__(self, other: object) -> bool:
+        return False  # for heaps, where one may stand twice
 
     def granted(self) -> None:
         """Learn that the place is there. Called without the lock, from any thread."""
@@ -120,8 +118,13 @@ class Limiter:
     Methods with an underscore are called with `LOCK` held.
     """
 
+    judges: ClassVar[bool] = False  # whether it wants to know how tasks ended
+    foreign = False  # whether `judge` calls code that is not the library's and may block
+    lends: ClassVar[bool] = True  # whether a nested task may use the place around it
+
     def __init__(self) -> None:
         self._in_flight: float = 0
+        self._paused = False
         self._line: list[tuple[float, int, Request]] = []
         self._only = (self,)
         _limiters.add(self)
@@ -139,9 +142,45 @@ class Limiter:
     def waiting(self) -> int:
         """How many requests wait for room now."""
         with LOCK:
-            return sum(1 for _, _, request in self._line if request._line is self)
+            return len({id(request) for _, _, request in self._line if request._line is self})
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing new begins until `resume` is called."""
+        return self._paused
+
+    def pause(self) -> None:
+        """Let nothing new begin. What runs goes on; who asks for room waits."""
+        with LOCK:
+            self._paused = True
+
+    def resume(self) -> None:
+        """Let things begin again, those that waited first. Idempotent."""
+        with LOCK:
+            self._paused = False
+        regrant(self)
 
     # Decided by subclasses
+
+    def judge(self, request: Request, outcome: Outcome[Any]) -> Verdict:
+        """Say what the end of a try means. Called once a try, before `_returned`, without
+        `LOCK`, and only if `judges`.
+        """
+        return "success" if outcome.ok else "neither"
+
+    def again(self, request: Request, outcome: Outcome[Any]) -> float | BaseException | None:
+        """Say whether a try that was judged "overload", and may be repeated without harm,
+        is followed by another. Called as `judge` is.
+
+        Returns:
+            Seconds until then; an error of the limiter's own to end with; None: no.
+        """
+        return None
+
+    def strained(self, request: Request) -> None:
+        """Take note that `request`, which has its place, waits for resources of the
+        system: processes, threads, descriptors. Called without `LOCK`.
+        """
 
     def _room(self, weight: float) -> bool:
         """Return whether there is room for `weight` more."""
@@ -157,6 +196,8 @@ class Limiter:
 
     def _fits(self, request: Request) -> bool:
         """Return whether there is room for `request`, with what it can borrow."""
+        if self._paused:
+            return False
         if request.parent is None:
             return self._room(request.weight)
         _, amount = _loan(request, self)
@@ -169,9 +210,11 @@ class Limiter:
         line = self._line
         while line and line[0][2]._line is not self:
             heapq.heappop(line)
-        if line and line[0][0] <= -request.priority:
+        if line and (line[0][0], line[0][1]) <= (-request.priority, request._order or math.inf):
             # Others wait. Only who needs nothing of what they wait for may pass.
-            return request.parent is not None and _loan(request, self)[1] >= request.weight
+            if request.parent is None or self._paused:
+                return False
+            return _loan(request, self)[1] >= request.weight
         return self._fits(request)
 
     def _take(self, request: Request) -> None:
@@ -180,25 +223,33 @@ class Limiter:
             lender, amount = _loan(request, self)
             if lender is not None and amount > 0:
                 lent = lender._lent = lender._lent or {}
-                lent[self] = lent.get(self, 0) + amount
+                lent.setdefault(self, {})[request] = amount
                 request._borrowed = request._borrowed or {}
                 request._borrowed[self] = (lender, amount)
         self._in_flight += request.weight - amount
         self._taken(request)
 
     def _give(self, request: Request, verdict: Verdict, now: float) -> None:
-        amount: float = 0
+        amount = request.weight
         if request._borrowed and self in request._borrowed:
-            lender, amount = request._borrowed.pop(self)
+            lender, borrowed = request._borrowed.pop(self)
+            amount -= borrowed
             if lender._lent is not None:
-                lender._lent[self] -= amount
+                del lender._lent[self][request]
+        if request._lent:
+            # It is left before those it lent to have ended: the place is theirs now.
+            for borrower, lent in request._lent.pop(self, {}).items():
+                amount -= lent
+                if borrower._borrowed is not None:
+                    del borrower._borrowed[self]
         # Never below 0: in a forked child the counters start anew (`_after_fork_in_child`).
-        self._in_flight = max(0, self._in_flight - (request.weight - amount))
+        self._in_flight = max(0, self._in_flight - amount)
         self._returned(request, verdict, now)
 
     def _queue(self, request: Request) -> None:
         request._line = self
-        heapq.heappush(self._line, (-request.priority, next(_arrival), request))
+        request._order = request._order or next(_arrival)
+        heapq.heappush(self._line, (-request.priority, request._order, request))
 
     def _grant(self, granted: list[Request], *, borrowers: bool = False) -> None:
         """Give places to those at the head of the line, as long as there is room, and to
@@ -211,13 +262,17 @@ class Limiter:
                 heapq.heappop(line)
             elif self._fits(request):
                 heapq.heappop(line)
-                _grant_or_move(request, granted)
+                _grant_or_move(request, granted, self)
             else:
                 break
         if borrowers:
             for _, _, request in sorted(line):
-                if request._line is self and _loan(request, self)[1] >= request.weight:
-                    _grant_or_move(request, granted)
+                if (
+                    request._line is self
+                    and not self._paused
+                    and _loan(request, self)[1] >= request.weight
+                ):
+                    _grant_or_move(request, granted, self)
 
 
 def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
@@ -225,9 +280,9 @@ def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
     lender = request.parent
     while lender is not None:
         if lender.held and limiter in lender.parts:
-            if not lender._lending:
+            if not lender._lending or not limiter.lends:
                 return None, 0
-            lent = lender._lent.get(limiter, 0) if lender._lent else 0
+            lent = sum(lender._lent.get(limiter, {}).values()) if lender._lent else 0
             return lender, min(request.weight, lender.weight - lent)
         lender = lender.parent
     return None, 0
@@ -240,12 +295,12 @@ def _take_all(request: Request) -> None:
     request.since = time.monotonic()
 
 
-def _grant_or_move(request: Request, granted: list[Request]) -> None:
-    """Give `request`, whose turn it is in one line, its places, or move it to the line
-    of a limiter that has none.
+def _grant_or_move(request: Request, granted: list[Request], turn_in: Limiter) -> None:
+    """Give `request`, whose turn it is in the line of `turn_in`, its places, or move it to
+    the line of a limiter that has none. It keeps the time of its arrival.
     """
     for limiter in request.parts:
-        if not limiter._fits(request):
+        if limiter is not turn_in and not limiter._admits(request):
             limiter._queue(request)
             return
     request._line = None
@@ -262,16 +317,26 @@ def acquire(request: Request, limit: Limit) -> bool:
     """
     parts = request.parts = limit.parts(request)
     with LOCK:
+        request._order = 0
         for limiter in parts:
             if not limiter._admits(request):
                 limiter._queue(request)
-                return False
-        _take_all(request)
-        return True
+                break
+        else:
+            _take_all(request)
+            return True
+    set_alarms()
+    return False
 
 
-def release(request: Request, verdict: Verdict = "neither") -> list[Request]:
+def release(
+    request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS
+) -> list[Request]:
     """Take the place of `request` back.
+
+    Args:
+        request: Who held it; if it does not, nothing happens.
+        verdicts: What its end means to the limiters that judge.
 
     Returns:
         The requests that were granted by it; the caller tells them (`tell`).
@@ -284,9 +349,11 @@ def release(request: Request, verdict: Verdict = "neither") -> list[Request]:
         now = time.monotonic()
         borrowed = request._borrowed is not None
         for limiter in request.parts:
-            limiter._give(request, verdict, now)
+            limiter._give(request, verdicts.get(limiter, "neither"), now)
         for limiter in request.parts:
-            limiter._grant(granted, borrowers=borrowed)
+            if limiter._line:
+                limiter._grant(granted, borrowers=borrowed)
+    set_alarms()
     return granted
 
 
@@ -304,6 +371,7 @@ def withdraw(request: Request) -> tuple[bool, list[Request]]:
             return False, granted
         request._line = None
         limiter._grant(granted)
+    set_alarms()
     return True, granted
 
 
@@ -318,6 +386,7 @@ def lend(request: Request | None) -> None:
             for limiter in request.parts:
                 if limiter._line:
                     limiter._grant(granted, borrowers=True)
+    set_alarms()
     tell(granted)
 
 
@@ -333,7 +402,20 @@ def regrant(limiter: Limiter) -> None:
     granted: list[Request] = []
     with LOCK:
         limiter._grant(granted)
+    set_alarms()
     tell(granted)
+
+
+def set_alarms() -> None:
+    """Have those limiters woken that get room by time alone. Not with `LOCK` held: a clock
+    may be somebody else's.
+    """
+    while alarms:
+        try:
+            alarm = alarms.popleft()
+        except IndexError:  # another thread was faster
+            return
+        alarm()
 
 
 def tell(granted: Iterable[Request]) -> None:
@@ -342,15 +424,22 @@ def tell(granted: Iterable[Request]) -> None:
         request.granted()
 
 
-class _Waiter(Request):
-    """The request of a thread that blocks until it is granted."""
+class Place(Request):
+    """The request of a thread that blocks until it is granted. Class attributes stand for
+    what is as usual.
+    """
 
-    __slots__ = ("_gate",)
-
-    def __init__(self, weight: float, priority: float) -> None:
-        super().__init__(weight, priority, parent=current.get())
-        self._gate = threading.Lock()
-        self._gate.acquire()
+    weight: float = 1
+    priority: float = 0
+    key: object = None
+    held = False
+    since = 0.0
+    _order = 0
+    _line = None
+    _borrowed = None
+    _lent = None
+    _lending = 0
+    _gate: threading.Lock
 
     def granted(self) -> None:
         self._gate.release()
@@ -377,17 +466,27 @@ current: ContextVar[Request | None] = ContextVar("parallel_exec_place", default=
 
 
 def wait_for_place(
-    limit: Limit, weight: float = 1, priority: float = 0, timeout: float | None = None
-) -> Request | None:
+    limit: Limit,
+    weight: float = 1,
+    priority: float = 0,
+    key: object = None,
+    timeout: float | None = None,
+) -> Place | None:
     """Block until there is a place under `limit`; return it, or None after `timeout` seconds."""
-    request = _Waiter(weight, priority)
-    lend(request.parent)
+    place = Place()
+    place.parent = current.get()
+    place.weight = weight
+    place.priority = priority
+    place.key = key
+    place._gate = threading.Lock()
+    place._gate.acquire()
+    lend(place.parent)
     try:
-        if acquire(request, limit) or request.wait(timeout):
-            return request
+        if acquire(place, limit) or place.wait(timeout):
+            return place
         return None
     finally:
-        lend_no_more(request.parent)
+        lend_no_more(place.parent)
 
 
 def call_in_place(request: Request, call: Callable[[], T]) -> T:
@@ -404,6 +503,7 @@ def _after_fork_in_child() -> None:
     for limiter in _limiters:
         limiter._in_flight = 0
         limiter._line.clear()
+    alarms.clear()
     LOCK.release()
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from time import monotonic
 from types import TracebackType
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from parallel_exec.limits import base
-from parallel_exec.limits.base import Limiter, Request
+from parallel_exec.limits.base import Limiter, Place, Request
 from parallel_exec.values import checks
+from parallel_exec.values.outcome import Outcome
 
 __all__ = ["ConcurrencyLimiter", "Unlimited"]
 
@@ -39,11 +41,19 @@ class BlockingLimiter(Limiter):
         **Blocking:** until there is room and `fn` has returned.
         **Thread safety:** yes. Nested calls borrow the room of the call around them.
         """
-        place = self._wait(weight, priority)
+        place = self._enter(weight, priority)
+        value: R | None = None
+        error: BaseException | None = None
         try:
-            return base.call_in_place(place, fn)
+            value = fn()
+            return value
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
-            base.tell(base.release(place, "success"))
+            base.current.set(place.parent)
+            self._leave(place, value, error, fn)
+            del error  # its traceback holds this frame
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
         """Decorate a function, so that each call of it waits for room."""
@@ -56,7 +66,7 @@ class BlockingLimiter(Limiter):
 
     def __enter__(self) -> None:
         """Wait for room; see `run`."""
-        base.current.set(self._wait(1, 0))
+        self._enter(1, 0)
 
     def __exit__(
         self,
@@ -65,19 +75,69 @@ class BlockingLimiter(Limiter):
         traceback: TracebackType | None,
     ) -> None:
         place = base.current.get()
-        if place is None or place.parts != self._only:
+        if place is None or place.parts is not self._only:
             raise RuntimeError("the limiter was left in another context than it was entered in")
         base.current.set(place.parent)
-        base.tell(base.release(place, "success" if error is None else "neither"))
+        self._leave(place, None, error, None)
 
-    def _wait(self, weight: float, priority: float) -> Request:
-        self._check_weight(weight)
-        place = base.wait_for_place(self, weight, priority)
-        assert place is not None  # there was no time limit
-        return place
+    def _enter(self, weight: float, priority: float) -> Place:
+        """Take a place, and make it the one that this code runs under."""
+        if weight != 1:
+            self._check_weight(weight)
+        parent = base.current.get()
+        if parent is None and weight == 1:  # then there is nothing to borrow
+            place = Place()
+            place.parent = None
+            place.parts = self._only
+            try:
+                with base.LOCK:
+                    if not self._line and not self._paused and self._room(1):
+                        self._in_flight += 1
+                        place.held = True
+                        place.since = monotonic()
+                        self._taken(place)
+                if place.held:
+                    base.current.set(place)
+                    return place
+            except BaseException:  # an interrupt: nobody would give it back
+                base.tell(base.release(place))
+                raise
+        waited = base.wait_for_place(self, weight, priority)
+        assert waited is not None  # there was no time limit
+        base.current.set(waited)
+        return waited
+
+    def _leave(
+        self, place: Request, value: object, error: BaseException | None, fn: object
+    ) -> None:
+        """Give a place back; `value` or `error` is what came of the code under it."""
+        if self.judges:
+            outcome = _outcome(place, value, error, fn)
+            base.tell(base.release(place, {self: self.judge(place, outcome)}))
+            return
+        with base.LOCK:
+            if place.held and not self._line and not place._borrowed and not place._lent:
+                place.held = False
+                self._in_flight = max(0, self._in_flight - place.weight)
+                return
+        base.tell(base.release(place))
 
     def _check_weight(self, weight: float) -> None:
         checks.number("weight", weight)
+
+
+def _outcome(
+    place: Request, value: object, error: BaseException | None, fn: object
+) -> Outcome[Any]:
+    return Outcome(
+        index=0,
+        label=getattr(fn, "__qualname__", "with"),
+        status="fulfilled" if error is None else "rejected",
+        value=value,
+        reason=error,
+        attempts=1,
+        duration_s=monotonic() - place.since,
+    )
 
 
 class ConcurrencyLimiter(BlockingLimiter):

@@ -29,27 +29,48 @@ class LineSplitter:
         # Bytes cannot be split at b"\n" in every encoding (UTF-16), so text is split.
         # Those where it works, almost all, take the faster way.
         self._decoder = codecs.getincrementaldecoder(encoding)("replace")
-        self._rest: list[str] = []
+        self._rest: list[str] = []  # of the line that has not ended
         self._rest_size = 0
+        self._continued = False  # whether the beginning of that line was handed over
 
     def feed(self, data: bytes, *, final: bool = False) -> list[str]:
-        r"""Take more bytes; return the lines they complete, without "\n" or "\r\n"."""
+        r"""Take more bytes; return the lines they complete, without "\n" or "\r\n".
+
+        A line that grows longer than allowed is returned in pieces, all but the last of
+        them as long as allowed.
+        """
         text = self._decoder.decode(data, final)
-        *lines, last = text.split("\n")
+        *lines, rest = text.split("\n")
         if lines:
             lines[0] = "".join((*self._rest, lines[0]))
+            if "\r" in text or lines[0].endswith("\r"):
+                lines = [line.removesuffix("\r") for line in lines]
+            if len(lines[0]) > self._longest or len(text) > self._longest:
+                lines = [piece for line in lines for piece in self._pieces(line)]
+            if self._continued and not lines[0]:
+                del lines[0]  # the whole line but its end has been handed over
             self._rest.clear()
             self._rest_size = 0
-            if "\r" in text:
-                lines = [line.removesuffix("\r") for line in lines]
-        if last:
-            self._rest.append(last)
-            self._rest_size += len(last)
-        if self._rest and (final or self._rest_size >= self._longest):
+            self._continued = False
+        if rest:
+            self._rest.append(rest)
+            self._rest_size += len(rest)
+        if self._rest_size >= self._longest:
+            *pieces, rest = self._pieces("".join(self._rest), always=True)
+            lines += pieces
+            self._rest[:] = (rest,) if rest else ()
+            self._rest_size = len(rest)
+            self._continued = True
+        if final and self._rest:
             lines.append("".join(self._rest))
             self._rest.clear()
-            self._rest_size = 0
         return lines
+
+    def _pieces(self, line: str, *, always: bool = False) -> list[str]:
+        """Return a line in pieces; with `always`, the last is shorter than allowed."""
+        size = self._longest
+        end = len(line) + 1 if always else max(1, len(line))
+        return [line[at : at + size] for at in range(0, end, size)]
 
 
 class Output:

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
+from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.local.spawn import spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import CommandNotFoundError, CommandStartError, TaskCancelledError
@@ -264,14 +265,20 @@ class Process:
             return
         # A file may block for as long as it likes; that is what its thread is for.
         fd, self._input = self._input, -1
+        self._feed_by_thread(fd)
+
+    def _feed_by_thread(self, fd: int) -> None:
+        if self._over:
+            os.close(fd)
+            return
         thread = threading.Thread(
             target=self._feed_file, args=(fd,), name="parallel_exec input", daemon=True
         )
         try:
             thread.start()
-        except RuntimeError as error:
-            os.close(fd)
-            self._fail(error)
+        except RuntimeError as error:  # out of threads: wait and go on
+            self.ticket.strained(error)
+            self.host.reactor.call_at(time.monotonic() + 0.05, self._feed_by_thread, fd)
 
     def _write(self, data: memoryview, sent: list[int]) -> None:
         try:
@@ -284,20 +291,15 @@ class Process:
         self._close_input()
 
     def _feed_file(self, fd: int) -> None:
-        file = self.command.input
         try:
-            while chunk := file.read(CHUNK):  # type: ignore[union-attr]
-                if isinstance(chunk, str):
-                    chunk = chunk.encode(self.command.encoding)
-                data = memoryview(chunk)
-                while data:
-                    try:
-                        data = data[os.write(fd, data) :]
-                    except BrokenPipeError:
-                        return
-        except Exception as error:
-            self.host.reactor.post(self._fail, error)
-        finally:
+            reader = FileReader(self.command.input, self.command.encoding)
+            while (chunk := reader.read(fd)) and _write_all(fd, chunk):
+                pass
+        except BaseException as error:
+            # Whatever it is: half an input is not the input. The pipe stays open until the
+            # command has been told to end: it would take its end for that of the input.
+            self.host.reactor.post(self._fail, error, fd)
+        else:
             os.close(fd)
 
     def _close_input(self) -> None:
@@ -358,11 +360,12 @@ class Process:
     def _post(self, call: Callable[..., None], *args: object) -> None:
         reactor.get().post(call, *args)
 
-    def _fail(self, error: BaseException) -> None:
+    def _fail(self, error: BaseException, fd: int) -> None:
         """End it because its input could not be read; that error is what it ends with."""
         if not self._over and self._failure is None:
             self._failure = error
             self._end("cancel")
+        os.close(fd)
 
     def _end(self, reason: Stopped) -> None:
         if self._over or self._reason is not None:
@@ -569,6 +572,17 @@ class Process:
 
 
 SIGNALLED = 1000  # added to a status that is a signal's number
+
+
+def _write_all(fd: int, data: bytes) -> bool:
+    """Write to a command; return False if it has stopped reading, which it may."""
+    left = memoryview(data)
+    try:
+        while left:
+            left = left[os.write(fd, left) :]
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _signal_name(number: int) -> str:

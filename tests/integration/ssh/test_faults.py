@@ -1,0 +1,190 @@
+"""What goes wrong out there, and what is said of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from parallel_exec.errors import (
+    AuthenticationError,
+    ConfigError,
+    ConnectError,
+    ConnectTimeoutError,
+    HostKeyError,
+)
+from tests.integration.ssh.server import Cut, Server, free_port, listener, run, running, wait_until
+from tests.integration.ssh.test_ending import mark
+
+
+def children(pid: int) -> list[int]:
+    """Return the processes that a process has started, theirs included."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                parent = int(Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+            if parent == pid:
+                found += [int(name), *children(int(name))]
+    return found
+
+
+def test_sshd_killed_under_a_command(make_sshd) -> None:  # type: ignore[no-untyped-def]
+    """The command is lost: its fate is unknown, which is no success."""
+    server = make_sshd()
+    backend = server.backend()
+    word = mark()
+    results = []
+    thread = threading.Thread(
+        target=lambda: results.append(run(backend, f"echo begun; sleep {word}"))
+    )
+    thread.start()
+    wait_until(lambda: running(f"sleep {word}"), "it runs")
+    for pid in children(server.process.pid):
+        if "sshd" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(pid, signal.SIGKILL)
+    thread.join(10)
+    assert results[0].stopped == "lost"
+    assert results[0].stdout == b"begun\n"
+    assert results[0].exit_code is None
+    assert run(backend, "echo again").text() == "again\n"
+    subprocess.run(["pkill", "-f", f"sleep {word}"], check=False)
+
+
+def test_network_cut_without_a_word(sshd: Server) -> None:
+    """Noticed by unanswered questions; what ran is lost."""
+    cut = Cut(sshd.port)
+    try:
+        backend = sshd.backend(
+            f"{sshd.account.user}@127.0.0.1:{cut.port}",
+            known_hosts=str(_trust(sshd, cut.port)),
+            keepalive=0.2,
+        )
+        timer = threading.Timer(0.5, cut.cut)
+        timer.start()
+        began = time.monotonic()
+        result = run(backend, "echo begun; sleep 30")
+        timer.join()
+        assert result.stopped == "lost"
+        assert result.stdout == b"begun\n"
+        assert time.monotonic() - began < 5
+        assert running("sleep 30")
+    finally:
+        cut.close()
+        wait_until(lambda: not running("sleep 30") or _end("sleep 30"), "it is ended")
+
+
+def _end(word: str) -> bool:
+    for line in running(word):
+        os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+    return True
+
+
+def _trust(server: Server, port: int) -> Path:
+    known = server.base / f"known-{port}"
+    line = server.known_hosts.read_text().split(" ", 1)[1]
+    known.write_text(f"[127.0.0.1]:{port} {line}")
+    return known
+
+
+def test_banner_that_never_comes(sshd: Server) -> None:
+    """A timeout of the connection, and others are unharmed."""
+    with listener(answer=False) as port:
+        silent = sshd.backend(f"x@127.0.0.1:{port}", connect_timeout=1)
+        with ThreadPoolExecutor(2) as threads:
+            waiting = threads.submit(run, silent, "true")
+            assert run(sshd.backend(), "echo fine").text() == "fine\n"
+            with pytest.raises(ConnectTimeoutError, match="no banner"):
+                waiting.result(5)
+
+
+def test_server_that_accepts_and_closes(sshd: Server) -> None:
+    """Tried again, since nothing ran, but not for ever."""
+    with listener(answer=True) as port:
+        backend = sshd.backend(f"x@127.0.0.1:{port}", connect_timeout=1)
+        began = time.monotonic()
+        with pytest.raises(ConnectError, match="closed the connection before its banner"):
+            run(backend, "true")
+        assert time.monotonic() - began < 3
+
+
+def test_nobody_listens(sshd: Server) -> None:
+    """At once."""
+    with pytest.raises(ConnectError, match="refused"):
+        run(sshd.backend(f"x@127.0.0.1:{free_port()}"), "true")
+
+
+def test_name_that_does_not_resolve(sshd: Server) -> None:
+    """The error names it."""
+    with pytest.raises(ConnectError, match=r"no-such-host\.invalid does not resolve"):
+        run(sshd.backend("x@no-such-host.invalid"), "true")
+
+
+def test_one_failure_tells_everyone_who_waits(sshd: Server) -> None:
+    """Ten threads at a dead host: one attempt, ten errors of their own."""
+    with listener(answer=False) as port:
+        backend = sshd.backend(f"x@127.0.0.1:{port}", connect_timeout=1)
+
+        def attempt(_: int) -> BaseException:
+            with pytest.raises(ConnectTimeoutError) as caught:
+                run(backend, "true")
+            return caught.value
+
+        began = time.monotonic()
+        with ThreadPoolExecutor(10) as threads:
+            errors = list(threads.map(attempt, range(10)))
+        assert len({id(error) for error in errors}) == 10
+        assert time.monotonic() - began < 3
+
+
+def test_login_refused(sshd: Server, tmp_path: Path) -> None:
+    """The error says what was tried."""
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "other")], check=True
+    )
+    with pytest.raises(AuthenticationError, match="other"):
+        run(sshd.backend(identity_file=str(tmp_path / "other"), agent=False), "true")
+
+
+def test_configured_file_that_is_missing(sshd: Server) -> None:
+    """Not passed over."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        run(sshd.backend(config="/no/such/config"), "true")
+
+
+def test_changed_key_is_refused_always(sshd: Server, tmp_path: Path) -> None:
+    """Also with `accept_new`; the error has the line and both fingerprints."""
+    known = tmp_path / "known_hosts"
+    other = (sshd.key.with_suffix(".pub")).read_text()
+    known.write_text(f"# a comment\n[127.0.0.1]:{sshd.port} {other}")
+    for accept_new in (False, True):
+        backend = sshd.backend(known_hosts=str(known), accept_new=accept_new)
+        with pytest.raises(HostKeyError, match=rf"has changed.*SHA256:.*{known}:2.*SHA256:"):
+            run(backend, "true")
+
+
+def test_unknown_key_is_refused_and_a_new_one_added_on_request(
+    sshd: Server, tmp_path: Path
+) -> None:
+    """By ten threads of ten backends it is added once."""
+    known = tmp_path / "folder" / "known_hosts"
+    with pytest.raises(HostKeyError, match=r"unknown: SHA256:"):
+        run(sshd.backend(known_hosts=str(known)), "true")
+    assert not known.exists()
+    backends = [
+        sshd.backend(known_hosts=str(known), accept_new=True, connect_timeout=10 + n)
+        for n in range(10)
+    ]
+    with ThreadPoolExecutor(10) as threads:
+        assert all(r.ok for r in threads.map(lambda backend: run(backend, "true"), backends))
+    assert len(known.read_text().splitlines()) == 1
+    assert known.stat().st_mode & 0o777 == 0o600
+    assert run(sshd.backend(known_hosts=str(known)), "echo known").text() == "known\n"

@@ -35,6 +35,7 @@ from parallel_exec.api.mapreduce import (
 )
 from parallel_exec.api.one import RunOptions, run, submit
 from parallel_exec.api.progress import ParallelProgress, VisualProgress
+from parallel_exec.api.tasks import Task
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.engine.events import (
     Event,
@@ -47,6 +48,8 @@ from parallel_exec.engine.events import (
 from parallel_exec.engine.retry import Retry
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
+from parallel_exec.limits.keyed import PerHost, PerKey
+from parallel_exec.limits.rate import RateLimiter
 from parallel_exec.values.command import Command, sh
 from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.result import Result
@@ -69,6 +72,9 @@ __all__ = [
     "Outcomes",
     "ParallelExecutor",
     "ParallelProgress",
+    "PerHost",
+    "PerKey",
+    "RateLimiter",
     "Result",
     "Retry",
     "RunFinished",
@@ -76,6 +82,7 @@ __all__ = [
     "RunStarted",
     "Runnable",
     "Secret",
+    "Task",
     "TaskFailure",
     "TaskFinished",
     "TaskRetrying",

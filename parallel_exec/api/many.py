@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypedDict, TypeVar, Unpack
 
 from parallel_exec.api.environments import LOCAL
+from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.engine.events import Event, Listener, TaskFinished
 from parallel_exec.engine.retry import RetryLike, policy
@@ -46,10 +47,10 @@ DEFAULT_CONCURRENCY = 16
 """How many tasks run at once where nothing else is asked for."""
 
 BUFFER = 8  # tasks read before their turn, from an iterator
-READ_AHEAD = 256  # tasks read before their turn, where they are at hand anyway
+READ_AHEAD = 1024  # tasks read before their turn, where they are at hand anyway
 
 T = TypeVar("T")
-TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any]
+TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any] | Given
 
 
 class ManyOptions(TypedDict, total=False):
@@ -157,13 +158,30 @@ class Many:
 
     def _tasks(self) -> Iterator[Task]:
         make = self._make
-        for index, item in enumerate(self._items):
+        for index, item in self._numbered():
             try:
                 work = make(item)
             except ConfigError as error:
                 work = Broken(error, label=_shown(item))
-            self.count = index + 1
-            yield Task(index, work)
+            self.count += 1
+            if isinstance(item, Given):
+                yield Task(
+                    index,
+                    work,
+                    weight=item.weight,
+                    priority=item.priority,
+                    key=item.key,
+                    repeatable=item.safe_to_repeat,
+                )
+            else:
+                yield Task(index, work)
+
+    def _numbered(self) -> Iterable[tuple[int, Any]]:
+        """Return the items with their places, in the order in which they are to begin."""
+        numbered = enumerate(self._items)
+        if self.at_hand and Given in map(type, self._items):
+            return sorted(numbered, key=_later)
+        return numbered
 
     def _window(self) -> int:
         """Return how many tasks may be read and not yet be given out."""
@@ -192,12 +210,20 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
     """
 
     def make(item: Any) -> Work:
+        label: str | None = None
+        own_timeout: Any = None
+        if isinstance(item, Given):
+            label, own_timeout, item = item.label, item.timeout, item.what
         if isinstance(item, Future):
             return Running(item)
         if isinstance(item, str | list | tuple | Command):
             command = Command.of(item)
+            if label is not None:
+                command = command.replace(label=label)
+            if own_timeout is not None:
+                command = command.replace(timeout=own_timeout)
             if executor is None:
-                return Shell(command, command.environment or LOCAL)
+                return Placed(command, command.environment or LOCAL)
             if command.timeout is None and timeout is not None:
                 command = command.replace(timeout=timeout)
             return Send(
@@ -209,10 +235,22 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
                 "task", item, "a command, a function without arguments or a future"
             )
         if executor is not None:
-            return Send(executor, item, (), label=name_of(item))
-        return Call(item)
+            name = label or name_of(item)
+            return Send(executor, item, (), label=name, timeout=own_timeout)
+        return Call(item, label=label, timeout=own_timeout)
 
     return make
+
+
+class Placed(Shell):
+    """A command that says where it runs, for limits by host."""
+
+    __slots__ = ()
+
+    @property
+    def host(self) -> str:
+        """The name of its environment."""
+        return self._backend.name
 
 
 def _run_there(command: Command) -> Any:
@@ -246,7 +284,8 @@ def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
 
     Args:
         tasks: Commands (a string for the shell, a list of words, a `Command`), functions
-            without arguments, or futures; mixed as you like, lazily read.
+            without arguments, or futures, each as it is or in a `Task` that says more
+            about it; mixed as you like, lazily read.
         **options: See `ManyOptions`. With `max_failures`, that many failures do not
             stop the rest; they are raised in the end.
 
@@ -459,6 +498,11 @@ def _refuse_none(settled: Sequence[Task]) -> None:
 
 def _index(task: Task) -> int:
     return task.index
+
+
+def _later(numbered: tuple[int, Any]) -> float:
+    item = numbered[1]
+    return -item.priority if isinstance(item, Given) else 0
 
 
 def _seconds(name: str, options: ManyOptions) -> float | None:

@@ -192,6 +192,11 @@ class Limiter:
     def _returned(self, request: Request, verdict: Verdict, now: float) -> None:
         """Take note that `request` gave its place back, and how its task ended."""
 
+    def _forked(self) -> None:
+        """This is a forked child: who held or awaited places is not here."""
+        self._in_flight = 0
+        self._line.clear()
+
     # The line
 
     def _fits(self, request: Request) -> bool:
@@ -499,10 +504,9 @@ def call_in_place(request: Request, call: Callable[[], T]) -> T:
 
 
 def _after_fork_in_child() -> None:
-    """The threads that held or awaited places are not here."""
+    """Start anew: there are no other threads."""
     for limiter in _limiters:
-        limiter._in_flight = 0
-        limiter._line.clear()
+        limiter._forked()
     alarms.clear()
     LOCK.release()
 

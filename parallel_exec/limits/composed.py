@@ -30,5 +30,12 @@ class AllOf:
 
     @property
     def limit(self) -> float:
-        """The smallest of the limits."""
-        return min((getattr(limit, "limit", float("inf")) for limit in self._limits), default=0)
+        """The smallest of the limits; those that have no number of their own left aside.
+
+        Raises:
+            AttributeError: None of them has one.
+        """
+        limits = [limit.limit for limit in self._limits if hasattr(limit, "limit")]
+        if not limits:
+            raise AttributeError("none of the limits has a number")
+        return float(min(limits))

@@ -1,0 +1,163 @@
+"""So many in any stretch of time: a strict sliding window.
+
+A window remembers when its last tasks began, and lets another begin only if, counted over
+the stretch of time that ends now, there are fewer than allowed. So no stretch of that
+length, wherever it is laid, holds more: a bucket that fills up again and a window that
+jumps would both let twice as many pass at the seam.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from datetime import timedelta
+
+from parallel_exec import reactor
+from parallel_exec.limits import base
+from parallel_exec.limits.base import Request
+from parallel_exec.limits.fixed import BlockingLimiter
+from parallel_exec.reactor import Clock
+from parallel_exec.values import checks
+
+__all__ = ["RateLimiter"]
+
+
+class Window:
+    """At most `amount` of weight in any `seconds`. Not thread-safe."""
+
+    __slots__ = ("_begun", "_total", "amount", "seconds")
+
+    def __init__(self, amount: float, seconds: float) -> None:
+        self.amount = amount
+        self.seconds = seconds
+        self._begun: deque[tuple[float, float]] = deque()  # when, how heavy
+        self._total = 0.0
+
+    def free_at(self, weight: float, now: float) -> float:
+        """Return when `weight` may begin: `now` or earlier, if it may at once.
+
+        What is heavier than `amount` waits until the window is empty.
+        """
+        begun = self._begun
+        while begun and begun[0][0] + self.seconds <= now:
+            self._total -= begun.popleft()[1]
+        if not begun:
+            self._total = 0.0  # whatever rounding has left
+        excess = self._total + weight - self.amount
+        when = now
+        for began, heavy in begun:
+            if excess <= 0:
+                break
+            when = began + self.seconds
+            excess -= heavy
+        return when
+
+    def add(self, weight: float, now: float) -> None:
+        """Take note that `weight` begins now."""
+        self._begun.append((now, weight))
+        self._total += weight
+
+
+class RateLimiter(BlockingLimiter):
+    """At most `n` begin in any stretch of `per` seconds.
+
+    Use it as ``concurrency=`` of any function that runs many, or directly:
+    ``limiter.run(fn)``, ``with limiter:``, ``@limiter``. It does not say how many run at
+    once: ``AllOf(RateLimiter(10), ConcurrencyLimiter(4))`` does both.
+
+    Args:
+        n: How much may begin; a task counts by its weight, 1 by default.
+        per: Seconds.
+        burst: How much may begin at the same moment. Fewer than `n` spread the work over
+            the time: 1 lets tasks begin ``per / n`` seconds apart. None: `n`.
+        clock: The time, and what wakes those who wait; the library's own by default.
+            `parallel_exec.testing` has one that stands still.
+
+    Raises:
+        ConfigError: An argument cannot be used.
+
+    **Ordering:** by priority, then first come, first served; nobody overtakes.
+    **Thread safety:** yes. Nested calls count like any others.
+    **Cost:** memory for `n` times; a thread of the library's wakes those who wait.
+    """
+
+    lends = False
+
+    def __init__(
+        self,
+        n: int,
+        per: float | timedelta = 1.0,
+        *,
+        burst: int | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__()
+        seconds = checks.seconds("per", per)
+        self._windows = [Window(checks.count("n", n), seconds)]
+        if burst is not None:
+            if checks.count("burst", burst) > n:
+                raise checks.refuse("burst", burst, f"at most n, {n}")
+            if burst < n:
+                self._windows.append(Window(burst, burst * seconds / n))
+        self._n = n
+        self._per = seconds
+        self._own_clock = clock
+        self._alarm_at: float | None = None  # when somebody will look again
+
+    @property
+    def limit(self) -> float:
+        """How much may begin in `per` seconds."""
+        return self._n
+
+    @property
+    def _clock(self) -> Clock:
+        return self._own_clock or reactor.get()
+
+    def _room(self, weight: float) -> bool:
+        return self._free_at(weight) <= self._clock.now()
+
+    def _free_at(self, weight: float) -> float:
+        now = self._clock.now()
+        return max(window.free_at(weight, now) for window in self._windows)
+
+    def _fits(self, request: Request) -> bool:
+        return not self._paused and self._room(request.weight)
+
+    def _taken(self, request: Request) -> None:
+        now = self._clock.now()
+        for window in self._windows:
+            window.add(request.weight, now)
+
+    def _queue(self, request: Request) -> None:
+        super()._queue(request)
+        self._ask_for_alarm()
+
+    def _grant(self, granted: list[Request], *, borrowers: bool = False) -> None:
+        super()._grant(granted)
+        self._ask_for_alarm()
+
+    def _ask_for_alarm(self) -> None:
+        """Be woken when the one at the head of the line may begin."""
+        if self._line and not self._paused:
+            when = self._free_at(self._line[0][2].weight)
+            if self._alarm_at is None or when < self._alarm_at:
+                self._alarm_at = when
+                base.alarms.append(lambda: self._set_alarm(when))
+
+    def _set_alarm(self, when: float) -> None:
+        self._clock.call_at(when, self._woken)
+
+    def _woken(self) -> None:
+        with base.LOCK:
+            self._alarm_at = None
+        base.regrant(self)
+
+    def _forked(self) -> None:
+        super()._forked()
+        self._alarm_at = None  # whoever would have rung is not here
+
+    def _check_weight(self, weight: float) -> None:
+        if checks.number("weight", weight) > self._n:
+            raise checks.refuse("weight", weight, f"at most n, {self._n}")
+
+    def __repr__(self) -> str:
+        return f"RateLimiter({self._n}, per={self._per:g})"

@@ -428,7 +428,8 @@ def _interpret(
 
     def paths(keyword: str, default: Sequence[str]) -> tuple[str, ...]:
         given = values.get(keyword, default)
-        return tuple(expand(path) for path in given if path.lower() != "none")
+        # A key that is named twice is tried once.
+        return tuple(dict.fromkeys(expand(path) for path in given if path.lower() != "none"))
 
     alive = _whole("ServerAliveInterval", one("serveraliveinterval", "-1"), -1, 1 << 31)
     timeout = optional("connecttimeout")

@@ -337,9 +337,8 @@ class _Job:
     def _discard(self, path: bytes) -> None:
         """Remove what was begun, if the host can still be told."""
         with contextlib.suppress(StatusError, BrokenError, StoppedError):
-            sftp = self._sftp
-            sftp._stopped = lambda: False
-            sftp.remove(path)
+            self._sftp.hurry(10.0)
+            self._sftp.remove(path)
 
     # From the host
 

@@ -148,13 +148,14 @@ class KnownHosts:
     ) -> HostKeys:
         first, *others = host_names(host, port, alias)
         keys = self.find([first], paths)
-        if others and not keys.known:
-            # As OpenSSH does: a key that is known without the port is good on any port,
-            # but another key there is not a changed one.
+        if others:
             rest = self.find(others, paths)
             keys.revoked += rest.revoked
             keys.authorities += rest.authorities
-            keys.known = [entry for entry in rest.known if shown is None or entry.key == shown]
+            if not keys.known:
+                # As OpenSSH does: a key that is known without the port is good on any
+                # port, but another key there is not a changed one.
+                keys.known = [entry for entry in rest.known if shown in (None, entry.key)]
         return keys
 
     def _add(

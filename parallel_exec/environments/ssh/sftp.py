@@ -125,6 +125,11 @@ class Sftp:
                 self.read_size = max(USUAL_SIZE, min(LARGEST_SIZE, reads))
                 self.write_size = max(USUAL_SIZE, min(LARGEST_SIZE, writes))
 
+    def hurry(self, timeout: float) -> None:
+        """Go on although stopped, to clean up, but no longer than that without an answer."""
+        self._stopped = lambda: False
+        self._timeout = timeout
+
     def close(self) -> None:
         """End the session."""
         self._channel.finish()
@@ -263,7 +268,12 @@ class Sftp:
             sent = channel.send_some(out, final=False)
             out = out[sent:]
             if out and not sent:
-                self._turn(lambda: channel.out_window_size > 0)
+                try:
+                    self._turn(lambda: channel.out_window_size > 0)
+                except StoppedError:
+                    # Half a request has gone out: what follows must begin with its rest.
+                    self._out.insert(0, bytes(out))
+                    raise
 
     def _wait(self, number: int) -> tuple[int, bytes]:
         """Return the answer to a request: its kind and what follows the number."""

@@ -160,6 +160,7 @@ def openssh(
     port = port or free_port()
     log = base / f"sshd-{port}.log"
     lines = [
+        *extra,  # the first value stands
         f"Port {port}",
         f"ListenAddress {listen}",
         f"HostKey {base / 'host'}",
@@ -172,7 +173,6 @@ def openssh(
         "Subsystem sftp internal-sftp",
         f"MaxSessions {max_sessions}",
         f"MaxStartups {max_startups}",
-        *extra,
     ]
     config = base / f"sshd-{port}.conf"
     config.write_text("\n".join(lines) + "\n")
@@ -213,8 +213,17 @@ def dropbear(base: Path, who: Account) -> Iterator[Server]:
     log = base / "dropbear.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [program, "-F", "-E", "-r", str(base / "dropbear"), "-p", f"127.0.0.1:{port}"]
-            + ["-P", str(base / "dropbear.pid")],
+            [
+                program,
+                "-F",
+                "-E",
+                "-r",
+                str(base / "dropbear"),
+                "-p",
+                f"127.0.0.1:{port}",
+                "-P",
+                str(base / "dropbear.pid"),
+            ],
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=file,

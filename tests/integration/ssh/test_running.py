@@ -26,7 +26,23 @@ def test_output_and_status_come_back(sshd: Server) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["", "a b", "it's", '"', "$HOME", "`id`", "\\", "\\n", "!x", "a\nb", "*", "ü", "-n", "#", "&;|"],
+    [
+        "",
+        "a b",
+        "it's",
+        '"',
+        "$HOME",
+        "`id`",
+        "\\",
+        "\\n",
+        "!x",
+        "a\nb",
+        "*",
+        "ü",
+        "-n",
+        "#",
+        "&;|",
+    ],
 )
 def test_words_arrive_as_they_are(sshd: Server, word: str) -> None:
     """No shell on the way changes a word."""
@@ -122,7 +138,7 @@ def test_lines_are_live(sshd: Server) -> None:
 
     marker = sshd.account.home / "go-on"
     marker.unlink(missing_ok=True)
-    thread = threading.Thread(target=lambda: seen.wait(10) and marker.touch())
+    thread = threading.Thread(target=lambda: [seen.wait(10), marker.touch()])
     thread.start()
     result = run(
         sshd.backend(),
@@ -245,6 +261,6 @@ def test_file_that_cannot_be_read_is_no_silent_end(sshd: Server) -> None:
 
 def test_command_is_a_command(sshd: Server) -> None:
     """`Command` objects and their results belong together."""
-    command = Command(["true"], label="nothing")
+    command = Command.of(["true"], label="nothing")
     assert run(sshd.backend(), command).command == command
     assert subprocess.run(["true"], check=True).returncode == 0

@@ -27,7 +27,7 @@ def test_password_goes_over_stdin_along_with_input(sshd: Server) -> None:
 
 
 def test_env_and_cwd_hold_for_the_other_user(sshd: Server) -> None:
-    """sudo clears the environment; what was asked for is set after that."""
+    """Sudo clears the environment; what was asked for is set after that."""
     backend = sshd.backend(sudo=True, sudo_password=sshd.account.password)
     result = run(backend, "pwd; echo $A; whoami", cwd="/root", env={"A": "b c"})
     assert result.lines() == ["/root", "b c", "root"]
@@ -49,7 +49,7 @@ def test_wrong_password_is_its_own_error(sshd: Server) -> None:
 
 
 def test_missing_password_is_an_error_and_does_not_hang(sshd: Server) -> None:
-    """sudo would ask, and nobody is there."""
+    """Sudo would ask, and nobody is there."""
     with pytest.raises(SudoError, match="password is required"):
         run(sshd.backend(sudo=True), "true")
 

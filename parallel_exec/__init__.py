@@ -11,6 +11,7 @@ The names below are the public face, with `parallel_exec.errors` and
 """
 
 from parallel_exec import errors
+from parallel_exec.api.batcher import BatcherFullError, BatchResultError, TaskBatcher
 from parallel_exec.api.environments import Environment, Local, Runnable
 from parallel_exec.api.executor import ExecutedWithErrors, ParallelExecutor, TaskFailure
 from parallel_exec.api.many import (
@@ -59,6 +60,8 @@ __all__ = [
     "DEFAULT_CONCURRENCY",
     "AllOf",
     "AsCompleted",
+    "BatchResultError",
+    "BatcherFullError",
     "CancelToken",
     "Command",
     "ConcurrencyLimiter",
@@ -83,6 +86,7 @@ __all__ = [
     "Runnable",
     "Secret",
     "Task",
+    "TaskBatcher",
     "TaskFailure",
     "TaskFinished",
     "TaskRetrying",

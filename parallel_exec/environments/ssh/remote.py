@@ -18,6 +18,7 @@ login shell prints before the nonce is not the command's output.
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Sequence
@@ -220,8 +221,9 @@ hit CONT
 i=0
 while P=" $(find)"; test -n "${P# }"; do
 i=$((i+1)); test $i -gt %(steps)d && break
-if test $i -lt 10; then sleep 0.02 2>/dev/null || sleep 1
-else sleep 0.1 2>/dev/null || sleep 1; fi
+if test $i -le 10; then sleep 0.02 2>/dev/null || sleep 1
+elif test $i -le 18; then sleep 0.1 2>/dev/null || sleep 1
+else sleep 0.25 2>/dev/null || sleep 1; fi
 done
 """
 
@@ -235,7 +237,9 @@ def end_script(leaders: Sequence[int], *, kill_after: float | None) -> str:
     """
     term = ""
     if kill_after is not None:
-        # A look at the process table takes some 30 ms itself.
-        quick = min(10.0, kill_after / 0.05)
-        term = _TERM % {"steps": round(quick + max(0.0, kill_after - 0.5) / 0.13)}
+        # Never less than `kill_after`; the looks at the process table come on top.
+        quick = min(kill_after, 0.2) / 0.02
+        middle = min(max(kill_after - 0.2, 0.0), 0.8) / 0.1
+        slow = max(kill_after - 1.0, 0.0) / 0.25
+        term = _TERM % {"steps": math.ceil(quick + middle + slow - 1e-9)}
     return _END % {"leaders": " ".join(map(str, leaders)), "term": term}

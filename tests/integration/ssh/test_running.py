@@ -138,7 +138,12 @@ def test_lines_are_live(sshd: Server) -> None:
 
     marker = sshd.account.home / "go-on"
     marker.unlink(missing_ok=True)
-    thread = threading.Thread(target=lambda: [seen.wait(10), marker.touch()])
+
+    def go_on() -> None:
+        seen.wait(10)
+        marker.touch()
+
+    thread = threading.Thread(target=go_on)
     thread.start()
     result = run(
         sshd.backend(),

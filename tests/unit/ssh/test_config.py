@@ -146,23 +146,10 @@ HOSTS = ["web1", "web2", "db.example", "a-b"]
 PATTERNS = st.sampled_from(["*", "web?", "web1", "db.*", "!web2", "a-b", "*.example"])
 SETTINGS = st.sampled_from(
     [
-        "Port 1022",
-        "Port 1023",
-        "User ann",
-        "User bob",
-        "HostName %h.lan",
-        "HostName real",
-        "ProxyJump hop",
-        "ProxyJump none",
-        "ProxyCommand nc %h %p",
-        "IdentitiesOnly yes",
-        "IdentityFile /k/one",
-        "IdentityFile /k/two",
-        "HostKeyAlias known",
-        "ConnectTimeout 5",
-        "ServerAliveInterval 9",
-        "StrictHostKeyChecking accept-new",
-        "StrictHostKeyChecking no",
+        *("Port 1022", "Port 1023", "User ann", "User bob", "HostName %h.lan", "HostName real"),
+        *("ProxyJump hop", "ProxyJump none", "ProxyCommand nc %h %p", "IdentitiesOnly yes"),
+        *("IdentityFile /k/one", "IdentityFile /k/two", "HostKeyAlias known", "ConnectTimeout 5"),
+        *("ServerAliveInterval 9", "StrictHostKeyChecking accept-new", "StrictHostKeyChecking no"),
     ]
 )
 HEADS = st.one_of(

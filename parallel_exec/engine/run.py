@@ -469,7 +469,7 @@ class Run:
         for part in task.parts:
             if part.judges:
                 verdicts[part] = part.judge(task, outcome)
-                if answer is None and verdicts[part] == "overload" and task.harmless(error):
+                if answer is None and verdicts[part] == "overload":
                     answer = part.again(task, outcome)
         if isinstance(answer, BaseException):
             return verdicts, GiveUp(answer)

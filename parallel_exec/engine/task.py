@@ -199,9 +199,7 @@ class Task(Request):
         )
 
     def harmless(self, error: BaseException | None) -> bool:
-        """Return whether another try does no harm after one that ended with `error`: it
-        surely did not run, or may run twice.
-        """
+        """See `Request.harmless`."""
         surely_not_run = isinstance(error, HostError | CommandStartError)
         return self.repeatable or (surely_not_run and self.work.is_command)
 

@@ -101,6 +101,12 @@ class Request:
     def __lt__(self, other: object) -> bool:
         return False  # for heaps, where one may stand twice
 
+    def harmless(self, error: BaseException | None) -> bool:
+        """Return whether another try does no harm after one that ended with `error`: it
+        surely did not run, or may run twice.
+        """
+        return False
+
     def granted(self) -> None:
         """Learn that the place is there. Called without the lock, from any thread."""
 
@@ -169,8 +175,8 @@ class Limiter:
         return "success" if outcome.ok else "neither"
 
     def again(self, request: Request, outcome: Outcome[Any]) -> float | BaseException | None:
-        """Say whether a try that was judged "overload", and may be repeated without harm,
-        is followed by another. Called as `judge` is.
+        """Say whether a try that was judged "overload" is followed by another. Called as
+        `judge` is.
 
         Returns:
             Seconds until then; an error of the limiter's own to end with; None: no.

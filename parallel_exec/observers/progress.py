@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, MutableMapping
+from contextlib import nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -308,10 +309,7 @@ class VisualProgress(Progress):
 
     def _draw(self) -> None:
         self._bar.n = self._begun().finished
-        # tqdm's own locking is not undone if an interrupt hits while it draws: bars in
-        # other threads would wait forever.
-        with self._bar.get_lock():
-            self._bar.refresh(nolock=True)
+        self._bar.refresh()
 
 
 @functools.cache
@@ -344,6 +342,14 @@ def _bar_class(notebook: bool) -> Any:
                     f"{count} {name.lower()}" for name, count in counts.items() if count
                 )
             return shown
+
+        def refresh(self, nolock: bool = False, lock_args: object = None) -> None:
+            # tqdm's own keeps the lock if drawing is interrupted or fails: the bars of
+            # other threads would wait forever.
+            if self.disable:
+                return
+            with nullcontext() if nolock else self.get_lock():
+                self.display()
 
     return Bar
 

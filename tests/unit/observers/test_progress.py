@@ -523,21 +523,28 @@ def test_a_bar_is_drawn_while_no_other_is(is_free: Callable[[], bool]) -> None:
     assert is_free()
 
 
-def test_an_interrupt_while_drawing_blocks_no_other_bar(is_free: Callable[[], bool]) -> None:
-    """A KeyboardInterrupt in the middle of a drawing leaves the lock of all bars free."""
+@pytest.mark.parametrize("moment", [RunStarted(2, "all"), finished(), OVER])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenPipeError])
+def test_a_drawing_that_fails_blocks_no_other_bar(
+    is_free: Callable[[], bool], moment: Event, error: type[BaseException]
+) -> None:
+    """Whenever an interrupt or a broken stream ends a drawing, the lock of all bars is free."""
 
-    def interrupt() -> None:
+    def fail() -> None:
         file.spy = None
-        raise KeyboardInterrupt
+        raise error
 
     file = Spying()
     bar = VisualProgress(file=file, enabled=True)
-    bar(RunStarted(2, "all"))
-    file.spy = interrupt
-    with pytest.raises(KeyboardInterrupt):
-        bar(finished())
-    assert is_free()
-    bar(OVER)
+    for event in (RunStarted(2, "all"), finished(), OVER):
+        if type(event) is type(moment):
+            file.spy = fail
+            with pytest.raises(error):
+                bar(event)
+            assert file.spy is None
+        else:
+            bar(event)
+        assert is_free()
 
 
 def test_an_interrupt_while_the_last_line_is_written_ends_the_run() -> None:
@@ -628,6 +635,29 @@ def test_pick_takes_a_closed_stream_for_no_terminal() -> None:
     file = io.StringIO()
     file.close()
     assert isinstance(pick(file), ParallelProgress)
+
+
+def test_the_switch_of_tqdm_is_respected() -> None:
+    """Where the environment says that no bar of tqdm be drawn, none is."""
+    script = (
+        "from parallel_exec.engine.events import RunStarted, RunFinished, TaskRetrying\n"
+        "from parallel_exec.observers.progress import VisualProgress\n"
+        "progress = VisualProgress(enabled=True)\n"
+        "progress(RunStarted(1, 'all'))\n"
+        "progress(TaskRetrying(0, 'task', 1, 0.5, ValueError()))\n"
+        "progress(RunFinished(1.0, None))\n"
+    )
+    drawn = [
+        subprocess.run(
+            [sys.executable, "-c", script],
+            check=True,
+            capture_output=True,
+            env={**os.environ, "TQDM_DISABLE": disable},
+        ).stderr
+        for disable in ("", "1")
+    ]
+    assert b"0/1" in drawn[0]
+    assert drawn[1] == b""
 
 
 def test_tqdm_is_imported_only_for_a_bar() -> None:

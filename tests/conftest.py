@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import threading
@@ -17,6 +18,7 @@ import parallel_exec as px
 
 PROC = Path("/proc")
 GRACE_S = 5.0  # for what is just ending: a thread returning, a process being reaped
+EXIT_S = 30  # for the interpreter to end after the last test
 # Every process that a test starts inherits this, so that one whose parent has died, and that
 # is nobody's child any more, is still known as ours.
 MARK = f"PARALLEL_EXEC_TESTS={uuid.uuid4().hex}"
@@ -131,3 +133,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for mark in item.iter_markers("leaks"):
             if len(mark.args) != 1 or not isinstance(mark.args[0], str) or mark.kwargs:
                 raise pytest.UsageError(f'{item.nodeid}: write @pytest.mark.leaks("what, why")')
+
+
+def pytest_unconfigure() -> None:
+    """Let an interpreter that cannot exit say where it hangs, and fail."""
+    faulthandler.dump_traceback_later(EXIT_S, exit=True)

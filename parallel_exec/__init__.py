@@ -12,6 +12,14 @@ The names below are the public face, with `parallel_exec.errors` and
 
 from parallel_exec import errors
 from parallel_exec.api.batcher import BatcherFullError, BatchResultError, TaskBatcher
+from parallel_exec.api.distribution import (
+    LoadBalancer,
+    NoWorkerError,
+    RoundRobinDistributor,
+    WorkerResult,
+    WorkerResults,
+    WorkerStatistics,
+)
 from parallel_exec.api.environments import Environment, Local, Runnable
 from parallel_exec.api.executor import ExecutedWithErrors, ParallelExecutor, TaskFailure
 from parallel_exec.api.many import (
@@ -69,8 +77,10 @@ __all__ = [
     "Event",
     "ExecutedWithErrors",
     "Imap",
+    "LoadBalancer",
     "Local",
     "ManyOptions",
+    "NoWorkerError",
     "Outcome",
     "Outcomes",
     "ParallelExecutor",
@@ -80,6 +90,7 @@ __all__ = [
     "RateLimiter",
     "Result",
     "Retry",
+    "RoundRobinDistributor",
     "RunFinished",
     "RunOptions",
     "RunStarted",
@@ -92,6 +103,9 @@ __all__ = [
     "TaskRetrying",
     "TaskStarted",
     "VisualProgress",
+    "WorkerResult",
+    "WorkerResults",
+    "WorkerStatistics",
     "all",
     "all_settled",
     "any",

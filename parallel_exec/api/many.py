@@ -102,6 +102,7 @@ class Many:
         first: The status at which the run stops with the first task that has it; ""
             stands for any, None for no such.
         each: Whether every task is wanted as it settles.
+        also: Another rule by which the run stops.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Many:
         *,
         first: Status | str | None = None,
         each: bool = False,
+        also: StopRule | None = None,
     ) -> None:
         unknown = options.keys() - ManyOptions.__annotations__.keys()
         if unknown:
@@ -133,7 +135,7 @@ class Many:
             timeout=_seconds("timeout", options),
             kill_after=checks.seconds("kill_after", options.get("kill_after", 5.0), allow_zero=True),
             deadline=_seconds("deadline", options),
-            stop_rule=_stop_rule(first, self.tolerated),
+            stop_rule=_stop_rule(first, self.tolerated, also),
             listeners=list(_listeners(options)),
             each=each,
             label=name,
@@ -529,7 +531,12 @@ def _max_failures(value: object, total: int | None) -> int | None:
     return checks.count("max_failures", value, minimum=0)
 
 
-def _stop_rule(first: Status | str | None, tolerated: int | None) -> StopRule | None:
+def _stop_rule(
+    first: Status | str | None, tolerated: int | None, also: StopRule | None
+) -> StopRule | None:
+    if also is not None:
+        rule = _stop_rule(first, tolerated, None)
+        return lambda status: also(status) or (rule is not None and rule(status))
     if first == "rejected" and tolerated is None:
         return lambda status: status != "fulfilled"
     failures = 0

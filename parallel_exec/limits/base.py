@@ -48,6 +48,7 @@ __all__ = [
     "acquire",
     "call_in_place",
     "current",
+    "grant_or_move",
     "lend",
     "lend_no_more",
     "regrant",
@@ -273,7 +274,7 @@ class Limiter:
                 heapq.heappop(line)
             elif self._fits(request):
                 heapq.heappop(line)
-                _grant_or_move(request, granted, self)
+                grant_or_move(request, granted, self)
             else:
                 break
         if borrowers:
@@ -283,7 +284,7 @@ class Limiter:
                     and not self._paused
                     and _loan(request, self)[1] >= request.weight
                 ):
-                    _grant_or_move(request, granted, self)
+                    grant_or_move(request, granted, self)
 
 
 def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
@@ -306,7 +307,7 @@ def _take_all(request: Request) -> None:
     request.since = time.monotonic()
 
 
-def _grant_or_move(request: Request, granted: list[Request], turn_in: Limiter) -> None:
+def grant_or_move(request: Request, granted: list[Request], turn_in: Limiter) -> None:
     """Give `request`, whose turn it is in the line of `turn_in`, its places, or move it to
     the line of a limiter that has none. It keeps the time of its arrival.
     """

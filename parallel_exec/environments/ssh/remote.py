@@ -201,9 +201,10 @@ function led(q) { return index(l, " " q " ") > 0 }
 if (led($1) || led($3) || led($4) || index(p, " " $1 " ")) ours[$1]=1 }
 END { do { more=0; for (i=1; i<=NR; i++) { q=pid[i]
 if (!(q in ours) && (up[q] in ours)) { ours[q]=1; more=1 } } } while (more)
-for (q in ours) if (q!=me && q>1 && !dead[q]) printf "%%s ", q }'
+for (q in ours) if (led(q) && !dead[q]) printf "%%s ", q
+for (q in ours) if (!led(q) && q!=me && q>1 && !dead[q]) printf "%%s ", q }'
 }
-hit() { for p in $P; do kill -$1 $p 2>/dev/null; done; }
+hit() { kill -$1 $P 2>/dev/null; }
 P=" $(find)"
 %(term)s
 hit KILL

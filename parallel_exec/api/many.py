@@ -166,17 +166,13 @@ class Many:
             except ConfigError as error:
                 work = Broken(error, label=_shown(item))
             self.count += 1
+            task = Task(index, work)
             if isinstance(item, Given):
-                yield Task(
-                    index,
-                    work,
-                    weight=item.weight,
-                    priority=item.priority,
-                    key=item.key,
-                    repeatable=item.safe_to_repeat,
-                )
-            else:
-                yield Task(index, work)
+                task.weight = item.weight
+                task.priority = item.priority
+                task.key = item.key
+                task.repeatable = item.safe_to_repeat
+            yield task
 
     def _numbered(self) -> Iterable[tuple[int, Any]]:
         """Return the items with their places, in the order in which they are to begin."""

@@ -494,7 +494,7 @@ class Run:
                 tasks, last = inbox.popleft()
                 for task in tasks:
                     task.run = self
-                    if task.parent is None:
+                    if self.parent is not None and task.parent is None:
                         task.parent = self.parent
                 state.feed(tasks, self.clock.now(), last=last)
             self._hungry = not state.queued or state.stopping is not None

@@ -72,84 +72,42 @@ class Task(Request):
         repeatable: Whether the user says that running it twice does no harm.
     """
 
-    __slots__ = (
-        "_borrowed",
-        "_lending",
-        "_lent",
-        "_line",
-        "_order",
-        "_token",
-        "abandoned",
-        "attempt",
-        "context",
-        "ended_at",
-        "ending",
-        "error",
-        "errors",
-        "execution",
-        "future",
-        "held",
-        "index",
-        "key",
-        "parent",
-        "parts",
-        "priority",
-        "queued_at",
-        "repeatable",
-        "retry",
-        "run",
-        "since",
-        "started_at",
-        "state",
-        "status",
-        "timer",
-        "value",
-        "weight",
-        "work",
-    )
+    # Class attributes stand for what is as usual, so that making a task sets two.
+    weight: float = 1
+    priority: float = 0
+    key: object = None
+    parent: Request | None = None
+    parts = ()
+    held = False
+    since = 0.0
+    _order = 0
+    _line = None
+    _borrowed = None
+    _lent = None
+    _lending = 0
+    repeatable = False
+    run: Run
+    state = "queued"
+    attempt = 0
+    ending: Any = None  # why it was asked to end: "timeout" or "cancel"
+    execution: Stoppable | None = None
+    timer: Timer | None = None
+    retry: RetryState | None = None
+    errors: tuple[BaseException, ...] = ()
+    status: Status | None = None
+    value: Any = None
+    error: BaseException | None = None
+    abandoned = False
+    future: Future[Any] | None = None
+    context: Context | None = None  # that of its run, if None
+    _token: CancelToken | None = None
+    queued_at = 0.0
+    started_at = 0.0
+    ended_at = 0.0
 
-    def __init__(
-        self,
-        index: int,
-        work: Work,
-        *,
-        weight: float = 1,
-        priority: float = 0,
-        key: object = None,
-        parent: Request | None = None,
-        repeatable: bool = False,
-    ) -> None:
-        self.weight = weight
-        self.priority = priority
-        self.key = key
-        self.parent = parent
-        self.parts = ()
-        self.held = False
-        self.since = 0.0
-        self._order = 0
-        self._line = None
-        self._borrowed = None
-        self._lent = None
-        self._lending = 0
+    def __init__(self, index: int, work: Work) -> None:
         self.index = index
         self.work = work
-        self.repeatable = repeatable
-        self.run: Run = None  # type: ignore[assignment]
-        self.state = "queued"
-        self.attempt = 0
-        self.ending: Any = None  # why it was asked to end: "timeout" or "cancel"
-        self.execution: Stoppable | None = None
-        self.timer: Timer | None = None
-        self.retry: RetryState | None = None
-        self.errors: tuple[BaseException, ...] = ()
-        self.status: Status | None = None
-        self.value: Any = None
-        self.error: BaseException | None = None
-        self.abandoned = False
-        self.future: Future[Any] | None = None
-        self.context: Context | None = None  # that of its run, if None
-        self._token: CancelToken | None = None
-        self.queued_at = self.started_at = self.ended_at = 0.0
 
     def label(self) -> str:
         """Return what reports and errors call it."""

@@ -9,7 +9,6 @@ lock.
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.task import Stoppable, Task
 from parallel_exec.engine.work import Shell, name_of
 from parallel_exec.environments.base import Backend
-from parallel_exec.errors import ConfigError, ConnectionLostError, HostError
+from parallel_exec.errors import ConfigError, HostError
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.composed import AllOf
@@ -207,7 +206,8 @@ class Distributed:
         return None if self.worker is None else self.worker.name
 
     def call(self, task: Task) -> Any:
-        assert self.worker is not None and self.worker.call is not None
+        assert self.worker is not None
+        assert self.worker.call is not None
         return self.worker.call(self.what)
 
     def start(self, task: Task) -> Stoppable:

@@ -472,6 +472,9 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
             code = m.get_int()
             channel.answered(RefusedError(code, m.get_text() or "refused"))
 
+    def _parse_debug(self, m: Any) -> None:
+        """Let it pass: paramiko spells it out byte by byte, for a log that is off."""
+
     # Sending
 
     def send_together(self, messages: Sequence[Any]) -> None:

@@ -1,8 +1,8 @@
 """The keys that hosts are known by: read once, indexed, shared, never rewritten.
 
 Plain names are found by a dictionary. Hashed ones cannot be indexed, since each line
-has a salt of its own: they are compared one by one, about a microsecond each. A file is
-read again when its size, time or inode changes.
+has a salt of its own: they are compared one by one, two microseconds each, once for each
+name that is asked for. A file is read again when its size, time or inode changes.
 
 The format is sshd(8)'s, "SSH_KNOWN_HOSTS FILE FORMAT".
 """
@@ -25,6 +25,9 @@ from parallel_exec.environments.ssh.config import matches
 from parallel_exec.errors import HostKeyError
 
 __all__ = ["Entry", "HostKeys", "KnownHosts", "fingerprint", "host_names"]
+
+_INNER = bytes(byte ^ 0x36 for byte in range(256))
+_OUTER = bytes(byte ^ 0x5C for byte in range(256))
 
 log = logging.getLogger("parallel_exec")
 
@@ -66,7 +69,10 @@ class _File:
     signature: tuple[int, int, int]
     plain: dict[str, list[Entry]] = field(default_factory=dict)
     patterns: list[tuple[tuple[str, ...], Entry]] = field(default_factory=list)
-    hashed: list[tuple[bytes, bytes, Entry]] = field(default_factory=list)
+    hashed: list[tuple[bytes, bytes, bytes, Entry]] = field(default_factory=list)
+    # What the hashed lines have for a name, once somebody has asked. Guarded by nothing:
+    # two threads that find the same at once write the same.
+    asked: dict[str, list[Entry]] = field(default_factory=dict)
 
 
 class KnownHosts:
@@ -96,10 +102,8 @@ class KnownHosts:
                     if matches(patterns, name):
                         _sort(found, entry)
                 if file.hashed:
-                    data = name.encode()
-                    for salt, digest, entry in file.hashed:
-                        if hmac.digest(salt, data, "sha1") == digest:
-                            _sort(found, entry)
+                    for entry in _hashed(file, name):
+                        _sort(found, entry)
         return found
 
     def verify(
@@ -238,6 +242,20 @@ def hash_name(name: str, salt: bytes | None = None) -> str:
     return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
 
 
+def _hashed(file: _File, name: str) -> list[Entry]:
+    entries = file.asked.get(name)
+    if entries is None:
+        data = name.encode()
+        sha1 = hashlib.sha1
+        # HMAC with the padded key made beforehand (RFC 2104): half the time of `hmac`.
+        entries = file.asked[name] = [
+            entry
+            for inner, outer, digest, entry in file.hashed
+            if sha1(outer + sha1(inner + data).digest()).digest() == digest
+        ]
+    return entries
+
+
 def _sort(found: HostKeys, entry: Entry) -> None:
     if entry.marker == "":
         found.known.append(entry)
@@ -329,8 +347,9 @@ def _parse(path: str, signature: tuple[int, int, int], data: bytes) -> _File:
 def _add_hashed(file: _File, names: str, entry: Entry) -> None:
     try:
         _, _, salt, digest = names.split("|")
-        pair = (base64.b64decode(salt, validate=True), base64.b64decode(digest, validate=True))
+        key = binascii.a2b_base64(salt).ljust(64, b"\0")
+        wanted = binascii.a2b_base64(digest)
     except (ValueError, binascii.Error):
         log.warning("%s has a hashed name that cannot be read", entry.where)
         return
-    file.hashed.append((*pair, entry))
+    file.hashed.append((key.translate(_INNER), key.translate(_OUTER), wanted, entry))

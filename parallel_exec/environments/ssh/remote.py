@@ -49,6 +49,7 @@ OWN_SESSION = f"command -v setsid >/dev/null&&exec setsid /bin/sh -c '{_READ}';{
 LONGEST_LINE = 16384
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+_WORD = re.compile(rb" ([a-z0-9]+)\r?\n")
 _NOT_ALIKE = re.compile(r"[\\!\n]")  # a backslash in fish, the others in csh
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 
@@ -151,14 +152,12 @@ class Head:
         junk: What came before it: a login shell's own talk.
     """
 
-    __slots__ = ("_line", "_question", "_seen", "junk", "word")
+    __slots__ = ("_nonce", "_seen", "junk", "word")
 
     LONGEST = 1 << 20  # bytes of talk that are searched; the oldest are forgotten
 
     def __init__(self, nonce: str) -> None:
-        # A terminal that echoes shows the orders too: their nonce is not followed so.
-        self._line = re.compile(nonce.encode() + rb" ([a-z0-9]+)\r?\n")
-        self._question = nonce.encode() + b" sudo"
+        self._nonce = nonce.encode()
         self._seen = b""
         self.junk = b""
         self.word: str | None = None
@@ -166,14 +165,18 @@ class Head:
     def feed(self, data: bytes) -> bytes | None:
         """Take more bytes; return those that follow the line, None while it is not there."""
         seen = self._seen = self._seen + data if self._seen else data
-        found = self._line.search(seen)
-        if found is None:
-            self._seen = seen[-self.LONGEST :]
-            return None
-        self.junk = seen[: found.start()]
-        self.word = found[1].decode()
-        self._seen = b""
-        return seen[found.end() :]
+        start = seen.find(self._nonce)
+        while start >= 0:
+            # A terminal that echoes shows the orders too: their nonce is not followed so.
+            found = _WORD.match(seen, start + len(self._nonce))
+            if found is not None:
+                self.junk = seen[:start]
+                self.word = found[1].decode()
+                self._seen = b""
+                return seen[found.end() :]
+            start = seen.find(self._nonce, start + 1)
+        self._seen = seen[-self.LONGEST :]
+        return None
 
     @property
     def pending(self) -> bytes:
@@ -182,9 +185,10 @@ class Head:
 
     def asks(self) -> bool:
         """Return whether sudo's question is the last thing that was said; forget it."""
-        if not self._seen.endswith(self._question):
+        question = self._nonce + b" sudo"
+        if not self._seen.endswith(question):
             return False
-        self._seen = self._seen[: -len(self._question)]
+        self._seen = self._seen[: -len(question)]
         return True
 
 

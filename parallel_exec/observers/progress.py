@@ -283,7 +283,7 @@ class VisualProgress(Progress):
                 file=stream,
                 unit="task",
                 leave=None,  # if it is the outermost
-                dynamic_ncols=True,
+                dynamic_ncols=notebook,  # there: the whole width
             )
             self._bar.tally = tally
             if notebook:
@@ -348,6 +348,8 @@ def _bar_class(notebook: bool) -> Any:
             # other threads would wait forever.
             if self.disable:
                 return
+            if not notebook:
+                self.ncols, self.nrows = _size(self.fp)
             with nullcontext() if nolock else self.get_lock():
                 self.display()
 
@@ -379,6 +381,22 @@ def _is_terminal(stream: Stream | None) -> bool:
         return stream is not None and stream.isatty() and os.environ.get("TERM") != "dumb"
     except ValueError:  # it is closed
         return False
+
+
+def _size(stream: Any) -> tuple[int | None, int | None]:
+    """Return the columns and rows that can be used, each None if that is not known.
+
+    tqdm takes the 0 by 0 of many a pseudo-terminal for its size, and draws nothing.
+    """
+    try:
+        size = os.get_terminal_size(stream.fileno())
+    except (AttributeError, OSError, ValueError):
+        return None, None
+    # One is left free: the cursor that follows would begin a new line.
+    return (
+        size.columns - 1 if size.columns > 1 else None,
+        size.lines - 1 if size.lines > 1 else None,
+    )
 
 
 def _in_notebook() -> bool:

@@ -234,7 +234,9 @@ class Terminal:
 
     def resize(self, columns: int) -> None:
         """Give the terminal this width."""
-        fcntl.ioctl(self.file, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+        fcntl.ioctl(
+            self.file, termios.TIOCSWINSZ, struct.pack("HHHH", 24 if columns else 0, columns, 0, 0)
+        )
 
     def text(self) -> str:
         """Return everything written so far."""
@@ -395,6 +397,15 @@ def test_a_bar_follows_the_width_of_its_terminal(terminal: Terminal) -> None:
     bar(finished())
     assert 48 < len(terminal.screen()[0]) <= 50
     bar(OVER)
+
+
+def test_a_terminal_without_a_size_gets_a_bar(terminal: Terminal) -> None:
+    """Pseudo-terminals of containers and CI often have no columns; the bar is then short."""
+    terminal.resize(columns=0)
+    bar = VisualProgress(file=terminal.file)
+    short_run(bar)
+    (line,) = terminal.screen()
+    assert line.startswith("all: 100%|██████████| 1/1 [")
 
 
 def test_every_run_gets_a_bar_of_its_own(terminal: Terminal) -> None:

@@ -39,8 +39,8 @@ __all__ = [
     "FINISHED",
     "GIVE_UP_AFTER",
     "KILL",
-    "START",
     "RESOLVE",
+    "START",
     "TELL",
     "Scheduler",
     "StopRule",
@@ -175,10 +175,22 @@ class Scheduler:
         """
         if task.attempt != attempt or task.state not in ("running", "ending", "abandoned"):
             return
-        self._release(task, verdicts)
         if task.state == "abandoned":
             task.state = "settled"
-            return
+        else:
+            self._tried(task, value, error, decision, now)
+        # Not before: if the run stops with this task, its place is not for the next one.
+        self._release(task, verdicts)
+        self._finish_if_over()
+
+    def _tried(
+        self,
+        task: Task,
+        value: Any,
+        error: BaseException | None,
+        decision: RetryAgain | GiveUp | None,
+        now: float,
+    ) -> None:
         if error is not None:
             task.errors += (error,)
         cancelled = isinstance(error, CancelledError)
@@ -192,7 +204,6 @@ class Scheduler:
         else:
             status: Status = "cancelled" if isinstance(error, CancelledError) else "rejected"
             self._settle(task, status, None, error, now)
-        self._finish_if_over()
 
     def due(self, task: Task, now: float) -> None:
         """The wait of `task` between two tries is over."""
@@ -219,7 +230,9 @@ class Scheduler:
         error.abandoned = True
         task.abandoned = True
         task.errors += (error,)
-        self._settle(task, "rejected" if task.ending == "timeout" else "cancelled", None, error, now)
+        self._settle(
+            task, "rejected" if task.ending == "timeout" else "cancelled", None, error, now
+        )
         task.state = "abandoned"
         self._finish_if_over()
 
@@ -308,14 +321,10 @@ class Scheduler:
         task._token = None
         if self.listening:
             reason = error or ValueError("its value asks for another try")
-            self.events.append(
-                TaskRetrying(task.index, task.label(), task.attempt, delay, reason)
-            )
+            self.events.append(TaskRetrying(task.index, task.label(), task.attempt, delay, reason))
         self.actions.append((AGAIN, task, delay))
 
-    def _release(
-        self, task: Task, verdicts: Mapping[Limiter, Verdict] = base.NO_VERDICTS
-    ) -> None:
+    def _release(self, task: Task, verdicts: Mapping[Limiter, Verdict] = base.NO_VERDICTS) -> None:
         if task.held:
             self._serve(base.release(task, verdicts))
 

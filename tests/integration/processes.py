@@ -126,17 +126,26 @@ class Script:
         self.process.send_signal(number)
 
 
+HEAD = """\
+import os, signal, sys, threading, time
+import parallel_exec as px
+
+def wait_for_go():
+    while not os.path.exists(sys.argv[1]):
+        time.sleep(0.02)
+
+"""
+
+
 @contextmanager
 def python(folder: Path, code: str, *argv: object) -> Iterator[Script]:
-    """Run a program that has ``px``, ``os``, ``sys``, ``time``, ``signal`` and ``threading``.
+    """Run a program that has ``px``, ``os``, ``signal``, ``sys``, ``threading``, ``time``,
+    and ``wait_for_go``, which waits until the file exists that its first argument names.
 
     It is in a session of its own, as under a terminal of its own.
     """
     program = folder / f"program-{random.randint(0, 10**9)}.py"
-    program.write_text(
-        "import os, signal, sys, threading, time\nimport parallel_exec as px\n"
-        + textwrap.dedent(code)
-    )
+    program.write_text(HEAD + textwrap.dedent(code))
     errors = program.with_suffix(".err")
     with errors.open("wb") as stderr:
         process = subprocess.Popen(
@@ -165,3 +174,9 @@ def alive(pid: int) -> bool:
     )
     state = shown.stdout.strip()
     return bool(state) and not state.startswith("Z")
+
+
+def leaving(nap: Nap) -> str:
+    """Return shell words for a program that leaves the session of its command, then sleeps."""
+    code = f"import os; os.setsid(); os.execlp('sleep', 'sleep', '{nap.seconds}')"
+    return f'{sys.executable} -I -S -c "{code}"'

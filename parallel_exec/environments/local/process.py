@@ -85,16 +85,18 @@ class Process:
         "serial",
         "ticket",
         "_status",
-        "_deadline",
+        "_duration",
         "_fds",
         "_input",
         "_kill_at",
         "_linger",
         "_output",
         "_over",
+        "_patience",
         "_pidfd",
         "_reaped",
         "_reason",
+        "_reported",
         "_slot",
         "_started",
         "_started_at",
@@ -113,6 +115,9 @@ class Process:
         self.serial = 0
         self.live = False  # whether it has been spawned and its end not been reported
         self._over = False
+        self._reported = False
+        self._patience = command.kill_after  # how long callbacks are waited for in the end
+        self._duration: float | None = None  # once it has been spawned and is over
         self._reason: Stopped | None = None
         self._failure: BaseException | None = None
         self._status: int | None = None
@@ -152,6 +157,7 @@ class Process:
         if watchdog.process is None:
             watchdog.start()
         self.serial = serial = next(host.serials)
+        path: bytes | None
         environ, path = host.environ()
         if command.env is not None:
             environ = _merged(environ, command.env)
@@ -243,11 +249,12 @@ class Process:
     def _refusal(self, error: OSError) -> CommandStartError:
         """Return the error for a command that the system did not start."""
         command = self.command
+        kind: type[CommandStartError] = CommandNotFoundError
         if command.cwd is not None and not os.path.isdir(command.cwd):
-            what, kind = f"cwd {command.cwd!r} is not a directory", CommandNotFoundError
+            what = f"cwd {command.cwd!r} is not a directory"
         elif isinstance(error, FileNotFoundError):
             name = "/bin/sh" if command.shell else str(command.words[0])
-            what, kind = f"command not found: {name}", CommandNotFoundError
+            what = f"command not found: {name}"
         else:
             what, kind = f"{command} cannot be started: {error.strerror}", CommandStartError
         refusal = kind(what, errno=error.errno, environment=self.backend.name)
@@ -368,7 +375,10 @@ class Process:
         os.close(fd)
 
     def _end(self, reason: Stopped) -> None:
-        if self._over or self._reason is not None:
+        if self._over:
+            self._hurry()
+            return
+        if self._reason is not None:
             return
         self._reason = reason
         if not self.live:  # it waits for room
@@ -381,7 +391,10 @@ class Process:
         self._signal(signal.SIGTERM)
 
     def _kill(self) -> None:
-        if self.live and self._reason is not None:
+        self._patience = 0.0
+        if self._over:
+            self._leave_callbacks()
+        elif self.live and self._reason is not None:
             self._kill_at = time.monotonic()
             self.check()
 
@@ -530,18 +543,39 @@ class Process:
             self._reap_later()
         for stray in self._strays:
             stray.close()
-        duration = time.monotonic() - self._started
-        self._output.close(partial(self._ended, duration))
+        self._duration = time.monotonic() - self._started
+        if self._reason is not None:
+            self._hurry()
+        self._output.close(self._ended)
 
-    def _ended(self, duration: float) -> None:
+    def _ended(self) -> None:
         """Report the result, after the last callback."""
-        ending = self._failure or self._result(duration)
+        ending = self._ending()
         if self.host.reactor.inside():
             self._report(ending)
         else:
             self.host.reactor.post(self._report, ending)
 
+    def _hurry(self) -> None:
+        """Wait no longer than `kill_after` for callbacks, now that it is told to end."""
+        if self._duration is not None and not self._reported and self._output.live:
+            over = time.monotonic() + self._patience
+            self.host.reactor.call_at(over, self._leave_callbacks)
+
+    def _leave_callbacks(self) -> None:
+        """Report the result although a callback has not returned: it cannot be ended."""
+        if self._duration is not None and not self._reported:
+            log.warning("%s is over, but a callback for its output still runs", self.command)
+            self._report(self._ending())
+
+    def _ending(self) -> Result | BaseException:
+        assert self._duration is not None
+        return self._failure or self._result(self._duration)
+
     def _report(self, ending: Result | BaseException) -> None:
+        if self._reported:
+            return
+        self._reported = True
         host = self.host
         host.gone(self)
         if host.waiting:

@@ -52,13 +52,15 @@ class Runnable:
         """Run one command here and wait for it; see `parallel_exec.run`."""
         from parallel_exec.api import one
 
-        return one.run(command, **{**options, "environment": self})  # type: ignore[typeddict-item]
+        here: Any = {**options, "environment": self}
+        return one.run(command, **here)
 
     def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
         """Start one command here; see `parallel_exec.submit`."""
         from parallel_exec.api import one
 
-        return one.submit(command, **{**options, "environment": self})  # type: ignore[typeddict-item]
+        here: Any = {**options, "environment": self}
+        return one.submit(command, **here)
 
     def command(self, command: CommandLike, **options: Any) -> Command:
         """Return a command bound to this environment, as a task for `all` and the like.

@@ -37,7 +37,7 @@ _names = itertools.count()
 class TaskFailure(NamedTuple):
     """A task that failed, and why."""
 
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index, which nobody wants of a pair
     error: BaseException
 
 
@@ -134,9 +134,7 @@ class ParallelExecutor(Executor):
         **Blocking:** only beyond `max_pending`, and never inside of a task of the pool.
         """
         future: Future[T] = LendingFuture()
-        task = Task(
-            next(self._indices), Call(partial(fn, **kwargs) if kwargs else fn, args)
-        )
+        task = Task(next(self._indices), Call(partial(fn, **kwargs) if kwargs else fn, args))
         task.context = copy_context()
         task.parent = base.current.get()
         task.future = future
@@ -181,7 +179,11 @@ class ParallelExecutor(Executor):
         return self._map_buffered(fn, zip(*iterables), timeout, buffersize)  # noqa: B905
 
     def _map_buffered(
-        self, fn: Callable[..., T], calls: Iterator[tuple[Any, ...]], timeout: float | None, size: int
+        self,
+        fn: Callable[..., T],
+        calls: Iterator[tuple[Any, ...]],
+        timeout: float | None,
+        size: int,
     ) -> Iterator[T]:
         end = None if timeout is None else self._run.clock.now() + timeout
         ahead = deque(self.submit(fn, *args) for args in itertools.islice(calls, size))
@@ -260,7 +262,8 @@ class ParallelExecutor(Executor):
         """
         checks.count("max_retries", max_retries, minimum=0)
         retry = Retry(attempts=max_retries + 1, wait=float, on=Exception)
-        return many.all(tasks, **{"retry": retry, **self._options(options)})
+        with_retry: ManyOptions = {"retry": retry, **self._options(options)}
+        return many.all(tasks, **with_retry)
 
     def _options(self, options: ManyOptions) -> ManyOptions:
         with self._lock:

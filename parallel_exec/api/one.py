@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
 from concurrent.futures import Future
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_exec.api.environments import LOCAL

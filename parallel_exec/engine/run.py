@@ -26,11 +26,11 @@ from typing import Any
 
 from parallel_exec import reactor
 from parallel_exec.engine import scheduler as steps
-from parallel_exec.engine.cancel import CancelToken
+from parallel_exec.engine.cancel import Callback, CancelToken
 from parallel_exec.engine.events import Event, Listener, RunFinished, RunStarted
+from parallel_exec.engine.future import TaskFuture, settle
 from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
-from parallel_exec.engine.future import TaskFuture, settle
 from parallel_exec.engine.task import PENDING, Task
 from parallel_exec.errors import DeadlineExceededError, HostError, TaskCancelledError
 from parallel_exec.limits import base
@@ -114,7 +114,9 @@ class Run:
         self.parent = base.current.get()
         self.failure: BaseException | None = None  # a deadline, a cancel
         self._listeners = tuple(listeners)
-        self._scheduler = Scheduler(limit, stop_rule, listening=bool(self._listeners), keep=not background)
+        self._scheduler = Scheduler(
+            limit, stop_rule, listening=bool(self._listeners), keep=not background
+        )
         self._each = each or bool(self._listeners)
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # released to wake the calling thread
@@ -294,7 +296,7 @@ class Run:
             callback = token.on_cancel(_Canceller(self, token))
             for task in tasks:
                 assert task.future is not None
-                task.future.add_done_callback(lambda _, callback=callback: callback.close())
+                task.future.add_done_callback(_closer(callback))
         self._hand_over(tasks, last)
 
     def cancel_futures(self) -> None:
@@ -719,6 +721,11 @@ def _not_begun() -> BaseException:
 
 def _broken() -> BaseException:
     return BrokenThreadPool("the initializer of a thread raised; see the log")
+
+
+def _closer(callback: Callback) -> Callable[[object], None]:
+    """Return what takes `callback` back when a future is done."""
+    return lambda _: callback.close()
 
 
 class _Canceller:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.errors import CommandStartError, HostError
-from parallel_exec.limits.base import Request
+from parallel_exec.limits.base import Limiter, Request
 from parallel_exec.reactor import Timer
 from parallel_exec.values.outcome import Outcome, Status
 from parallel_exec.values.result import Result
@@ -45,11 +45,16 @@ class Work(Protocol):
         timeout: Seconds for each try of it, or None for those of its run.
     """
 
-    threaded: bool
-    abandonable: bool
-    exempt: bool
-    is_command: bool
-    timeout: float | None
+    @property
+    def threaded(self) -> bool: ...
+    @property
+    def abandonable(self) -> bool: ...
+    @property
+    def exempt(self) -> bool: ...
+    @property
+    def is_command(self) -> bool: ...
+    @property
+    def timeout(self) -> float | None: ...
 
     def call(self, task: Task) -> Any: ...
     def start(self, task: Task) -> Stoppable: ...
@@ -77,7 +82,7 @@ class Task(Request):
     priority: float = 0
     key: object = None
     parent: Request | None = None
-    parts = ()
+    parts: tuple[Limiter, ...] = ()
     held = False
     since = 0.0
     _order = 0
@@ -137,9 +142,7 @@ class Task(Request):
             abandoned=self.abandoned,
         )
 
-    def try_outcome(
-        self, value: Any, error: BaseException | None, now: float
-    ) -> Outcome[Any]:
+    def try_outcome(self, value: Any, error: BaseException | None, now: float) -> Outcome[Any]:
         """Return how the try that has just ended did, as if there were no other."""
         status: Status = "fulfilled"
         if error is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 from parallel_exec.values.command import Command
@@ -86,14 +87,14 @@ class Stop:
         self.reason: EndReason | None = None
         self.killed = False
         self._event = threading.Event()
-        self._wake = lambda: None
+        self._wake: Callable[[], object] = lambda: None
 
-    def on_change(self, wake: object) -> None:
+    def on_change(self, wake: Callable[[], object]) -> None:
         """Have `wake` called, from any thread, when `reason` or `killed` changes.
 
         It is called at once if the stop is already requested.
         """
-        self._wake = wake  # type: ignore[assignment]
+        self._wake = wake
         if self.reason is not None:
             self._wake()
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from parallel_exec.reactor.mailbox import Mailbox
 from parallel_exec.values.command import Command
 
-__all__ = ["Output", "LineSplitter"]
+__all__ = ["LineSplitter", "Output"]
 
 log = logging.getLogger("parallel_exec")
 

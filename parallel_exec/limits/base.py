@@ -341,9 +341,7 @@ def acquire(request: Request, limit: Limit) -> bool:
     return False
 
 
-def release(
-    request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS
-) -> list[Request]:
+def release(request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS) -> list[Request]:
     """Take the place of `request` back.
 
     Args:

@@ -14,7 +14,7 @@ from parallel_exec.values import checks
 from parallel_exec.values.secret import MASK, Secret, reveal
 
 if TYPE_CHECKING:
-    from parallel_exec.environments.base import Environment
+    from parallel_exec.environments.base import Backend
 
 __all__ = ["Command", "CommandLike", "Options", "sh"]
 
@@ -85,8 +85,28 @@ class Command:
     on_stdout: Callable[[str], object] | None = None
     on_stderr: Callable[[str], object] | None = None
     encoding: str = "utf-8"
-    environment: Environment | None = None
+    environment: Backend | None = None
     shell: bool = field(default=False, init=False)
+
+    if TYPE_CHECKING:
+        # More is taken than is kept: a list becomes a tuple, a timedelta seconds.
+        def __init__(
+            self,
+            args: str | Sequence[Word],
+            env: Mapping[str, Word | None] | None = None,
+            cwd: str | os.PathLike[str] | None = None,
+            input: Input | None = None,
+            timeout: float | timedelta | None = None,
+            kill_after: float | timedelta = 5.0,
+            check: bool = True,
+            max_output_bytes: int | None = None,
+            capture: bool = True,
+            label: str | None = None,
+            on_stdout: Callable[[str], object] | None = None,
+            on_stderr: Callable[[str], object] | None = None,
+            encoding: str = "utf-8",
+            environment: Backend | None = None,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         put = object.__setattr__
@@ -129,14 +149,14 @@ class Command:
     def of(cls, command: CommandLike, **options: Any) -> Command:
         """Return `command` as a `Command`, with `options` over its own."""
         if not isinstance(command, Command):
-            command = cls(command, **_known(options))  # type: ignore[arg-type]
+            command = cls(command, **_known(options))
         elif options:
             command = command.replace(**options)
         return command
 
     def replace(self, **options: Any) -> Command:
         """Return a copy with other `options`; the command itself stays."""
-        words = Script(self.args) if self.shell else self.args  # type: ignore[arg-type]
+        words: Any = Script(self.words) if self.shell else self.words
         return replace(self, args=words, **_known(options))
 
     @property

@@ -138,7 +138,7 @@ class Outcomes(Sequence[Outcome[T_co]]):
         counts = [
             f"{len(having)} {status}"
             for status in ("fulfilled", "rejected", "cancelled", "skipped")
-            if (having := self._having(status))  # type: ignore[arg-type]
+            if (having := self._having(status))
         ]
         return f"<Outcomes: {', '.join(counts) or 'none'}>"
 

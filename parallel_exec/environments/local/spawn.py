@@ -15,11 +15,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 __all__ = ["path_of", "spawn"]
 
+fork_exec: Any  # private: the stubs describe it for one version only
 try:
-    from _posixsubprocess import fork_exec  # type: ignore[import-not-found,unused-ignore]
+    from _posixsubprocess import fork_exec
 except ImportError:  # pragma: no cover
     fork_exec = None
 
@@ -94,7 +96,7 @@ def _popen(
         stdout=stdout,
         stderr=stderr,
         cwd=cwd,
-        env=dict(variable.split(b"=", 1) for variable in environ),  # type: ignore[arg-type]
+        env=dict(variable.split(b"=", 1) for variable in environ),
         start_new_session=True,
     )
     process.returncode = 0  # it is waited for by its id, not by the Popen object

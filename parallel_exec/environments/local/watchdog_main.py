@@ -5,6 +5,8 @@ Run by path, with nothing of the package imported, so that it starts fast and sm
 layout of the table are in `watchdog`.
 """
 
+from __future__ import annotations
+
 import mmap
 import os
 import select
@@ -12,22 +14,21 @@ import signal
 import struct
 import sys
 import time
+from collections.abc import Callable, Container
 
 SLOT = struct.Struct("<qii")
 MARK = b"PARALLEL_EXEC_ID="
 
 
-def wait_for_end(parent, parent_fd):
+def wait_for_end(parent: int, parent_fd: int) -> None:
     """Return when the parent is dead."""
     if parent_fd >= 0:
         poll = select.poll()
         poll.register(parent_fd, select.POLLIN)
         poll.poll()
-    elif hasattr(select, "kqueue"):
+    elif sys.platform != "linux" and hasattr(select, "kqueue"):
         queue = select.kqueue()
-        end = select.kevent(
-            parent, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT
-        )
+        end = select.kevent(parent, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
         try:
             queue.control([end], 1)
         except ProcessLookupError:
@@ -37,7 +38,7 @@ def wait_for_end(parent, parent_fd):
             time.sleep(0.2)
 
 
-def commands(table):
+def commands(table: mmap.mmap) -> dict[int, tuple[int, float]]:
     """Return serial -> (process group or 0, seconds to wait before KILL)."""
     found = {}
     for offset in range(0, len(table), SLOT.size):
@@ -47,14 +48,14 @@ def commands(table):
     return found
 
 
-def marked(token, serials):
+def marked(token: bytes, serials: Container[int]) -> dict[int, int]:
     """Return the processes, in whatever session, that carry the mark of a command."""
     found = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if not name.isdigit():
             continue
         try:
-            with open("/proc/%s/environ" % name, "rb") as file:
+            with open(f"/proc/{name}/environ", "rb") as file:
                 environment = file.read()
         except OSError:
             continue
@@ -68,7 +69,7 @@ def marked(token, serials):
     return found
 
 
-def send(kill, target, number):
+def send(kill: Callable[[int, int], None], target: int, number: int) -> bool:
     """Send a signal; return whether there was anybody to get it."""
     try:
         kill(target, number)
@@ -79,7 +80,7 @@ def send(kill, target, number):
     return True
 
 
-def main():
+def main() -> None:
     table_fd, parent_fd, token = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3].encode()
     parent = os.getppid()
     table = mmap.mmap(table_fd, 0)

@@ -157,12 +157,11 @@ def cold(
     """Run one command on each of many hosts that nothing is connected to."""
     backends = [
         SSHBackend(
-            f"{sshd.account.user}@127.0.0.{n % 250 + 1}:{port or sshd.port}",
+            f"{sshd.account.user}@127.0.{n // 250}.{n % 250 + 1}:{port or sshd.port}",
             identity_file=str(sshd.key),
             known_hosts=str(known),
             config=False,
             jump=sshd.destination if jump else None,
-            idle_timeout=300.0 + n,
         )
         for n in range(hosts)
     ]
@@ -228,11 +227,10 @@ def idle(sshd: Server, count: int) -> Figures:
     """Hold many connections, and look what that costs."""
     backends = [
         SSHBackend(
-            f"{sshd.account.user}@127.0.0.{n % 250 + 1}:{sshd.port}",
+            f"{sshd.account.user}@127.0.{n // 250}.{n % 250 + 1}:{sshd.port}",
             identity_file=str(sshd.key),
             known_hosts=str(sshd.known_hosts),
             config=False,
-            idle_timeout=300.0 + n,
         )
         for n in range(count)
     ]
@@ -295,7 +293,7 @@ def bare_cold(sshd: Server, hosts: int, port: int | None = None) -> Figures:
     transports: list[Any] = []
 
     def one(n: int) -> bytes:
-        transport = _transport(sshd, f"127.0.0.{n % 250 + 1}", port)
+        transport = _transport(sshd, f"127.0.{n // 250}.{n % 250 + 1}", port)
         transports.append(transport)
         return _bare_run(transport, "echo ok")
 
@@ -330,7 +328,7 @@ def bare_idle(sshd: Server, count: int) -> Figures:
     before = _memory()
     with ThreadPoolExecutor(16) as threads:
         transports = list(
-            threads.map(lambda n: _transport(sshd, f"127.0.0.{n % 250 + 1}"), range(count))
+            threads.map(lambda n: _transport(sshd, f"127.0.{n // 250}.{n % 250 + 1}"), range(count))
         )
     for transport in transports:
         assert _bare_run(transport, "true") == b""

@@ -20,6 +20,7 @@ import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from parallel_exec.environments.ssh.config import matches
 from parallel_exec.errors import HostKeyError
@@ -32,9 +33,8 @@ _OUTER = bytes(byte ^ 0x5C for byte in range(256))
 log = logging.getLogger("parallel_exec")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One key on one line.
+class Entry(NamedTuple):
+    """One key on one line. A named tuple: a file has thousands, and is read at the start.
 
     Attributes:
         marker: "", "@revoked" or "@cert-authority".

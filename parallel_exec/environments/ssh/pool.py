@@ -629,8 +629,7 @@ class _Route:
         self._jump = jump = borrow(self._hops[-1])
         config = self._config
         for _ in range(3):
-            lease = jump.lease(tunnel=True)
-            assert lease is not None
+            lease = self._lease_within(jump)
             try:
                 self._tunnel = lease.transport.open_tunnel(
                     config.host_name, config.port, self._timeout
@@ -652,6 +651,27 @@ class _Route:
             self._lease = lease
             return self._tunnel
         raise ConnectError(f"the connection to {jump.name} broke again and again")
+
+    def _lease_within(self, jump: HostPool) -> Lease:
+        """Return a place on the way there, within this host's own time to connect."""
+        deadline = time.monotonic() + self._timeout
+        timers: list[threading.Timer] = []
+
+        def register(wake: Callable[[], object]) -> None:
+            timers.append(threading.Timer(self._timeout, wake))
+            timers[0].daemon = True
+            timers[0].start()
+
+        try:
+            lease = jump.lease(
+                tunnel=True, wanted=lambda: time.monotonic() < deadline, register=register
+            )
+        finally:
+            for timer in timers:
+                timer.cancel()
+        if lease is None:
+            raise ConnectTimeoutError(f"no connection to {jump.name} within {self._timeout:g} s")
+        return lease
 
     def close(self) -> None:
         """Give back what it took. Idempotent."""

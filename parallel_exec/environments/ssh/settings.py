@@ -38,7 +38,8 @@ class Settings:
     def for_hop(self, destination: Destination) -> Settings:
         """Return the settings to log in to a jump host that is given by name only.
 
-        Keys and trust are the same; the password is not sent to another host.
+        Keys and trust are the same; the password is not sent to another host. Timeouts
+        are the hop's own: hosts that differ in theirs still share the way there.
         """
         return Settings(
             destination,
@@ -48,7 +49,4 @@ class Settings:
             known_hosts=self.known_hosts,
             accept_new=self.accept_new,
             config=self.config,
-            connect_timeout=self.connect_timeout,
-            keepalive=self.keepalive,
-            idle_timeout=self.idle_timeout,
         )

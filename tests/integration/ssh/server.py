@@ -238,7 +238,7 @@ def _serve(
 ) -> Iterator[Server]:
     known = base / f"known_hosts-{port}"
     host_key = " ".join((base / "host.pub").read_text().split()[:2])
-    known.write_text(f"[127.0.0.*]:{port},[::1]:{port} {host_key}\n")
+    known.write_text(f"[127.0.*]:{port},[::1]:{port} {host_key}\n")
     server = Server(process, "127.0.0.1", port, base, who, key, known, log)
     try:
         wait_until(lambda: _accepts(process, port), "the server accepts")

@@ -180,8 +180,7 @@ def test_unknown_key_is_refused_and_a_new_one_added_on_request(
         run(sshd.backend(known_hosts=str(known)), "true")
     assert not known.exists()
     backends = [
-        sshd.backend(known_hosts=str(known), accept_new=True, connect_timeout=10 + n)
-        for n in range(10)
+        sshd.backend(known_hosts=str(known), accept_new=True, passphrase=f"{n}") for n in range(10)
     ]
     with ThreadPoolExecutor(10) as threads:
         assert all(r.ok for r in threads.map(lambda backend: run(backend, "true"), backends))

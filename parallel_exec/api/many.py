@@ -10,7 +10,7 @@ from concurrent.futures import Executor, Future
 from contextlib import closing
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Self, TypedDict, TypeVar, Unpack
+from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
 
 from parallel_exec.api.environments import LOCAL
 from parallel_exec.api.tasks import Task as Given
@@ -24,15 +24,18 @@ from parallel_exec.engine.work import Broken, Call, Running, Send, Shell, name_o
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
-from parallel_exec.observers import log, progress as bars
+from parallel_exec.observers import log
+from parallel_exec.observers import progress as bars
 from parallel_exec.values import checks
-from parallel_exec.values.command import Command
+from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, name_task, run_failed
+from parallel_exec.values.result import Result
 
 __all__ = [
     "DEFAULT_CONCURRENCY",
     "AsCompleted",
     "ManyOptions",
+    "MapOptions",
     "TaskLike",
     "all",
     "all_settled",
@@ -51,9 +54,27 @@ READ_AHEAD = 1024  # tasks read before their turn, where they are at hand anyway
 
 T = TypeVar("T")
 TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any] | Given
+# For type checkers, which know the results where all tasks are of a kind.
+Commands = Iterable[CommandLike]
+Functions = Iterable[Callable[[], T] | Future[T]]
 
 
-class ManyOptions(TypedDict, total=False):
+class MapOptions(TypedDict, total=False):
+    """`ManyOptions`, for functions that take `concurrency` by itself."""
+
+    timeout: float | timedelta | None
+    kill_after: float | timedelta
+    deadline: float | timedelta | None
+    retry: RetryLike | None
+    progress: bool | Listener
+    max_failures: int | str | None
+    cancel: CancelToken | None
+    on_outcome: Callable[[Outcome[Any]], object] | None
+    on_event: Listener | None
+    executor: Executor | None
+
+
+class ManyOptions(MapOptions, total=False):
     """The options of everything that runs many tasks.
 
     Attributes:
@@ -79,16 +100,6 @@ class ManyOptions(TypedDict, total=False):
     """
 
     concurrency: int | Limit | None
-    timeout: float | timedelta | None
-    kill_after: float | timedelta
-    deadline: float | timedelta | None
-    retry: RetryLike | None
-    progress: bool | Listener
-    max_failures: int | str | None
-    cancel: CancelToken | None
-    on_outcome: Callable[[Outcome[Any]], object] | None
-    on_event: Listener | None
-    executor: Executor | None
 
 
 class Many:
@@ -133,7 +144,9 @@ class Many:
             self.limit,
             retry=policy(options.get("retry")),
             timeout=_seconds("timeout", options),
-            kill_after=checks.seconds("kill_after", options.get("kill_after", 5.0), allow_zero=True),
+            kill_after=checks.seconds(
+                "kill_after", options.get("kill_after", 5.0), allow_zero=True
+            ),
             deadline=_seconds("deadline", options),
             stop_rule=_stop_rule(first, self.tolerated, also),
             listeners=list(_listeners(options)),
@@ -194,7 +207,7 @@ def limit_of(concurrency: object) -> Limit:
     if concurrency is None:
         return Unlimited()
     if hasattr(concurrency, "parts"):
-        return concurrency  # type: ignore[return-value]
+        return concurrency
     return ConcurrencyLimiter(checks.count("concurrency", concurrency))
 
 
@@ -229,9 +242,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
                 is_command=True, timeout=math.inf,
             )  # fmt: skip
         if inspect.iscoroutinefunction(item) or not callable(item):
-            raise checks.refuse(
-                "task", item, "a command, a function without arguments or a future"
-            )
+            raise checks.refuse("task", item, "a command, a function without arguments or a future")
         if executor is not None:
             name = label or name_of(item)
             return Send(executor, item, (), label=name, timeout=own_timeout)
@@ -258,16 +269,14 @@ def _run_there(command: Command) -> Any:
     return run(command)
 
 
-def prepare(
-    tasks: Iterable[TaskLike], name: str, options: ManyOptions, **how: Any
-) -> Many:
+def prepare(tasks: Iterable[TaskLike], name: str, options: ManyOptions, **how: Any) -> Many:
     """Check everything; nothing is started."""
     checks.sequence_of_tasks("tasks", tasks)
     executor = executor_of(options)
     return Many(tasks, work_of(executor, _seconds("timeout", options)), name, options, **how)
 
 
-def executor_of(options: ManyOptions) -> Executor | None:
+def executor_of(options: MapOptions) -> Executor | None:
     """Return the executor among `options`."""
     executor = options.get("executor")
     if executor is not None and not callable(getattr(executor, "submit", None)):
@@ -275,6 +284,12 @@ def executor_of(options: ManyOptions) -> Executor | None:
     return executor
 
 
+@overload
+def all(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: ...
+@overload
+def all(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
+@overload
+def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
 def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     """Run tasks at once; return their values, in task order.
 
@@ -339,6 +354,12 @@ def named(task: Task) -> BaseException:
     return task.error
 
 
+@overload
+def all_settled(tasks: Commands, **options: Unpack[ManyOptions]) -> Outcomes[Result]: ...
+@overload
+def all_settled(tasks: Functions[T], **options: Unpack[ManyOptions]) -> Outcomes[T]: ...
+@overload
+def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]: ...
 def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
     """Run tasks at once; return how each ended, whatever happens to any of them.
 
@@ -361,6 +382,12 @@ def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Ou
     return Outcomes(task.outcome() for task in tasks_settled)
 
 
+@overload
+def any(tasks: Commands, **options: Unpack[ManyOptions]) -> Result: ...
+@overload
+def any(tasks: Functions[T], **options: Unpack[ManyOptions]) -> T: ...
+@overload
+def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any: ...
 def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     """Run tasks at once; return the value of the first that succeeds, stop the others.
 
@@ -387,6 +414,12 @@ def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     raise run_failed([task.outcome() for task in tasks_settled])
 
 
+@overload
+def race(tasks: Commands, **options: Unpack[ManyOptions]) -> Result: ...
+@overload
+def race(tasks: Functions[T], **options: Unpack[ManyOptions]) -> T: ...
+@overload
+def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any: ...
 def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     """Run tasks at once; the first that ends, well or not, decides; stop the others.
 
@@ -418,17 +451,29 @@ def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     return first.value
 
 
+@overload
+def fast_fail(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: ...
+@overload
+def fast_fail(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
+@overload
+def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
 def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     """The strategy of `all`, by name: the first failure stops the rest and is raised."""
     return gather(prepare(tasks, "fast_fail", options, first="rejected"))
 
 
+@overload
+def fail_safe(tasks: Commands, **options: Unpack[ManyOptions]) -> Outcomes[Result]: ...
+@overload
+def fail_safe(tasks: Functions[T], **options: Unpack[ManyOptions]) -> Outcomes[T]: ...
+@overload
+def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]: ...
 def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
     """The strategy of `all_settled`, by name: every task is tried, whatever happens."""
     return all_settled(tasks, **options)
 
 
-class AsCompleted(Iterator[Outcome[Any]]):
+class AsCompleted(Iterator[Outcome[T]], Generic[T]):
     """The outcomes of a run as they come; see `as_completed`.
 
     Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
@@ -438,7 +483,7 @@ class AsCompleted(Iterator[Outcome[Any]]):
     def __init__(self, many: Many) -> None:
         self._settled = many.settled()
 
-    def __next__(self) -> Outcome[Any]:
+    def __next__(self) -> Outcome[T]:
         return next(self._settled).outcome()
 
     def close(self) -> None:
@@ -457,7 +502,13 @@ class AsCompleted(Iterator[Outcome[Any]]):
         self.close()
 
 
-def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted:
+@overload
+def as_completed(tasks: Commands, **options: Unpack[ManyOptions]) -> AsCompleted[Result]: ...
+@overload
+def as_completed(tasks: Functions[T], **options: Unpack[ManyOptions]) -> AsCompleted[T]: ...
+@overload
+def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted[Any]: ...
+def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted[Any]:
     """Run tasks at once; give the outcome of each as soon as it has ended.
 
     Nothing starts before the first outcome is asked for. Endless input is welcome: it

@@ -8,7 +8,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, Unpack
 
-from parallel_exec.api.many import Many, ManyOptions, executor_of, gather, named
+from parallel_exec.api.many import Many, MapOptions, executor_of, gather, named
 from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Call, Send, name_of
 from parallel_exec.errors import ConfigError
@@ -42,7 +42,7 @@ def _prepare(
     items: Iterable[T],
     concurrency: int | Limit | None,
     name: str,
-    options: ManyOptions,
+    options: MapOptions,
     **how: Any,
 ) -> Many:
     if not callable(fn):
@@ -63,7 +63,7 @@ def parallel_map(
     fn: Callable[[T], R],
     items: Iterable[T],
     concurrency: int | Limit | None = 5,
-    **options: Unpack[ManyOptions],
+    **options: Unpack[MapOptions],
 ) -> list[R]:
     """Call a function for every item, several at once; return the values in item order.
 
@@ -120,7 +120,7 @@ def parallel_imap(
     concurrency: int | Limit | None = 5,
     *,
     ordered: bool = True,
-    **options: Unpack[ManyOptions],
+    **options: Unpack[MapOptions],
 ) -> Imap[R]:
     """Call a function for every item, several at once; give the values as they come.
 
@@ -186,7 +186,7 @@ def parallel_filter(
     fn: Callable[[T], object],
     items: Iterable[T],
     concurrency: int | Limit | None = 5,
-    **options: Unpack[ManyOptions],
+    **options: Unpack[MapOptions],
 ) -> list[T]:
     """Return the items for which a function returns something true, in item order.
 
@@ -213,7 +213,7 @@ def parallel_for_each(
     fn: Callable[[T], object],
     items: Iterable[T],
     concurrency: int | Limit | None = 5,
-    **options: Unpack[ManyOptions],
+    **options: Unpack[MapOptions],
 ) -> None:
     """Call a function for every item, several at once, for what it does.
 
@@ -229,7 +229,7 @@ def parallel_reduce(
     chunk_size: int = 2,
     *,
     concurrency: int | Limit | None = 5,
-    **options: Unpack[ManyOptions],
+    **options: Unpack[MapOptions],
 ) -> T:
     """Fold items into one, as a tree: chunks are folded at once, then their results.
 

@@ -12,7 +12,7 @@ from typing import IO, cast
 import pytest
 
 from parallel_exec.errors import FileTransferError, TaskTimeoutError
-from tests.integration.ssh.server import ROOT, Server, run
+from tests.integration.ssh.server import ROOT, Server, run, wait_until
 
 
 @pytest.fixture
@@ -130,7 +130,12 @@ def test_full_disk_leaves_the_old_file(sshd: Server, tmp_path: Path) -> None:
         assert (disk / "file").read_text() == "old"
         assert os.listdir(disk) == ["file"]
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
+        # The session on the far side takes a moment to end.
+        umount = ["umount", str(disk)]
+        wait_until(
+            lambda: subprocess.run(umount, check=False, capture_output=True).returncode == 0,
+            "the disk is free",
+        )
 
 
 def test_timeout(sshd: Server) -> None:

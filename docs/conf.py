@@ -107,7 +107,8 @@ def own_names(
         if value is None:
             continue
         for public in PUBLIC:
-            if getattr(sys.modules[public], name, None) is value:
+            exported = name in sys.modules[public].__all__
+            if exported and getattr(sys.modules[public], name, None) is value:
                 domain = env.domains.python_domain
                 address = f"{public}.{name}"
                 return domain.resolve_xref(
@@ -130,8 +131,12 @@ def _own_modules() -> list[str]:
 
 
 def just_code(app: Sphinx, domain: object, node: pending_xref) -> bool | None:
-    """Let a `name` without a role be no name of ours: a parameter, a word of the shell."""
-    return True if node.get("reftype") == "obj" else None
+    """Let a `name` without a role be no name of ours: a parameter, a word of the shell.
+
+    The same for several words: napoleon takes what stands before a colon for a type.
+    """
+    prose = " " in str(node.get("reftarget", ""))
+    return True if prose or node.get("reftype") == "obj" else None
 
 
 def setup(app: Sphinx) -> None:

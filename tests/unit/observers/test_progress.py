@@ -1,4 +1,8 @@
-"""Tests of progress: lines on a fake clock, bars on a real terminal of their own."""
+"""Tests of progress: lines on a fake clock, bars on a real terminal of their own.
+
+Long because both kinds, and the small terminal they are watched on, stand in one file as
+they do in the package.
+"""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -184,7 +185,7 @@ class Conformance:
 
     def test_check_raises_with_the_result(self, environment: px.Environment) -> None:
         """A status other than 0 raises an error that has the whole result."""
-        with pytest.raises(CommandFailedError, match="exited with 7.*last words") as caught:
+        with pytest.raises(CommandFailedError, match=r"exited with 7.*last words") as caught:
             environment.run("echo partly; echo last words >&2; exit 7")
         assert caught.value.result.exit_code == 7
         assert caught.value.result.stdout == b"partly\n"
@@ -241,9 +242,7 @@ class Conformance:
         file.seek(7)
         assert environment.run(["cat"], input=file).stdout == EVERY_BYTE * 200
 
-    def test_input_from_a_pipe_is_passed_on_as_it_comes(
-        self, environment: px.Environment
-    ) -> None:
+    def test_input_from_a_pipe_is_passed_on_as_it_comes(self, environment: px.Environment) -> None:
         """What a pipe gives reaches the command before the pipe ends."""
         read, write = os.pipe()
         lines = Lines()
@@ -322,9 +321,7 @@ class Conformance:
         assert (out.seen(), err.seen()) == (["a", "c"], ["b"])
         assert (result.stdout, result.stderr) == (b"a\nc\n", b"b\n")
 
-    def test_callbacks_have_been_called_when_it_returns(
-        self, environment: px.Environment
-    ) -> None:
+    def test_callbacks_have_been_called_when_it_returns(self, environment: px.Environment) -> None:
         """Every line has been handed over before the result is there."""
         lines = Lines()
         environment.run("i=0; while [ $i -lt 3000 ]; do echo $i; i=$((i+1)); done", on_stdout=lines)
@@ -394,7 +391,8 @@ class Conformance:
 
     def test_term_comes_before_kill(self, environment: px.Environment) -> None:
         """A command is asked to end and given `kill_after` before it is made to."""
-        script = "trap 'echo cleaning; sleep 0.3; echo clean; exit 5' TERM; echo up;" + (
+        script = (
+            "trap 'echo cleaning; sleep 0.3; echo clean; exit 5' TERM; echo up;"
             "while :; do sleep 0.05; done"
         )
         with pytest.raises(CommandTimeoutError) as caught:
@@ -522,9 +520,7 @@ class Conformance:
 
     # Secrets
 
-    def test_secrets_reach_the_command_and_nothing_else(
-        self, environment: px.Environment
-    ) -> None:
+    def test_secrets_reach_the_command_and_nothing_else(self, environment: px.Environment) -> None:
         """A secret word, variable or input is used; errors and reprs show a mask."""
         secret = px.Secret("hunter2")
         with pytest.raises(CommandFailedError) as caught:
@@ -538,9 +534,7 @@ class Conformance:
         assert "hunter2" not in shown
         assert "***" in shown
 
-    def test_secret_word_is_masked_when_it_cannot_start(
-        self, environment: px.Environment
-    ) -> None:
+    def test_secret_word_is_masked_when_it_cannot_start(self, environment: px.Environment) -> None:
         """The error of a command that does not start masks its secrets, causes included."""
         with pytest.raises(CommandNotFoundError) as caught:
             environment.run(["px-no-such-program", px.Secret("hunter2")])
@@ -689,13 +683,7 @@ class ClosingConformance:
             assert caught.value.result.text().strip() in pids
         with make_environment() as another:
             for pid in pids:
-                eventually(
-                    lambda pid=pid: (
-                        another.run(f"ps -o stat= -p {pid}", check=False).text().strip()[:1]
-                        in ("", "Z")
-                    ),
-                    f"the end of process {pid}",
-                )
+                eventually(partial(_dead, another, pid), f"the end of process {pid}")
 
     def test_close_is_idempotent(self, make_environment: Callable[[], Any]) -> None:
         """Closing twice, or what was never used, is fine."""
@@ -716,7 +704,7 @@ class ClosingConformance:
 
     def test_with_closes(self, make_environment: Callable[[], Any]) -> None:
         """Leaving ``with`` closes, also by an exception, which comes through."""
-        with pytest.raises(KeyError), make_environment() as environment:
+        with pytest.raises(KeyError), make_environment() as environment:  # noqa: PT012
             future = environment.submit("sleep 100000")
             raise KeyError
         with pytest.raises(TaskCancelledError):
@@ -761,6 +749,12 @@ class Pipe:
             return self._chunks.pop(0) if self._chunks else b""
 
 
+def _dead(environment: px.Environment, pid: str) -> bool:
+    """Return whether a process has ended there."""
+    state = environment.run(f"ps -o stat= -p {pid}", check=False).text().strip()
+    return state[:1] in ("", "Z")
+
+
 def eventually(look: Callable[[], object], what: str) -> None:
     """Look until there is something true to see."""
     over = time.monotonic() + PATIENCE_S
@@ -778,5 +772,3 @@ def settle(backend: Backend) -> None:
     ticket = Recorder()
     backend.start(px.Command("true"), ticket)
     ticket.ending()
-
-

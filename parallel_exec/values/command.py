@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
-from typing import IO, TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
@@ -16,10 +16,19 @@ from parallel_exec.values.secret import MASK, Secret, reveal
 if TYPE_CHECKING:
     from parallel_exec.environments.base import Backend
 
-__all__ = ["Command", "CommandLike", "Options", "sh"]
+__all__ = ["OPTION_NAMES", "Command", "CommandLike", "Options", "sh"]
 
 Word = str | Secret
-Input = bytes | str | Secret | IO[bytes]
+
+
+class Readable(Protocol):
+    """As much of a binary file as an input needs."""
+
+    def read(self, size: int, /) -> bytes | None:
+        """Return the next bytes, at most `size`; none at the end."""
+
+
+Input = bytes | str | Secret | Readable
 
 
 class Options(TypedDict, total=False):
@@ -95,7 +104,7 @@ class Command:
             args: str | Sequence[Word],
             env: Mapping[str, Word | None] | None = None,
             cwd: str | os.PathLike[str] | None = None,
-            input: Input | None = None,
+            input: Input | None = None,  # noqa: A002 - as the field
             timeout: float | timedelta | None = None,
             kill_after: float | timedelta = 5.0,
             check: bool = True,
@@ -263,7 +272,7 @@ def _quoted(value: object) -> Word:
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = options.keys() - _OPTIONS
+    unknown = options.keys() - OPTION_NAMES
     if unknown:
         name = min(unknown)
         raise ConfigError(f"{name} is not an option of a command (value {options[name]!r})")
@@ -309,4 +318,4 @@ def _check_input(value: object) -> None:
         raise checks.refuse("input", value, "bytes, str or a readable binary file")
 
 
-_OPTIONS = {item.name for item in fields(Command) if item.init} - {"args"}
+OPTION_NAMES = {item.name for item in fields(Command) if item.init} - {"args"}

@@ -21,7 +21,7 @@ PATIENCE_S = 30.0  # for what must come; a busy machine may take its time
 ROOT = Path(parallel_exec.__file__).resolve().parents[1]
 
 
-def eventually(look: Callable[[], T], what: str) -> T:
+def eventually(look: Callable[[], T | None], what: str) -> T:
     """Look until there is something true to see; return it."""
     over = time.monotonic() + PATIENCE_S
     pause = 0.002
@@ -174,6 +174,11 @@ def alive(pid: int) -> bool:
     )
     state = shown.stdout.strip()
     return bool(state) and not state.startswith("Z")
+
+
+def gone(pid: int) -> bool:
+    """Return whether a process no longer runs."""
+    return not alive(pid)
 
 
 def leaving(nap: Nap) -> str:

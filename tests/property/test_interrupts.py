@@ -148,5 +148,3 @@ def test_an_interrupt_anywhere_ends_the_work_and_comes_through(
         assert not running_commands(), injector.where
     gc.collect()
     assert px.run("echo still works").text() == "still works\n"
-
-

@@ -51,7 +51,7 @@ def test_long_lines_come_in_pieces(text: str, places: list[int], longest: int) -
 
 
 def test_end_of_a_line_in_pieces_may_be_cut() -> None:
-    """A whole line that was handed over and then ends by a cut "\\r\\n" makes no other."""
+    r"""A whole line that was handed over and then ends by a cut "\r\n" makes no other."""
     assert fed(LineSplitter("utf-8", 3), [b"aaa", b"\r", b"\nb\n"]) == ["aaa", "b"]
 
 

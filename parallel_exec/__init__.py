@@ -10,6 +10,8 @@ The names below are the public face, with `parallel_exec.errors` and
 `parallel_exec.testing`.
 """
 
+from typing import TYPE_CHECKING
+
 from parallel_exec import errors
 from parallel_exec.api.batcher import BatcherFullError, BatchResultError, TaskBatcher
 from parallel_exec.api.distribution import (
@@ -22,6 +24,7 @@ from parallel_exec.api.distribution import (
 )
 from parallel_exec.api.environments import Environment, Local, Runnable
 from parallel_exec.api.executor import ExecutedWithErrors, ParallelExecutor, TaskFailure
+from parallel_exec.api.group import Group, HostOutcomes, hosts
 from parallel_exec.api.many import (
     DEFAULT_CONCURRENCY,
     AsCompleted,
@@ -64,8 +67,12 @@ from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.result import Result
 from parallel_exec.values.secret import Secret
 
+if TYPE_CHECKING:
+    from parallel_exec.api.ssh import SSH
+
 __all__ = [
     "DEFAULT_CONCURRENCY",
+    "SSH",
     "AllOf",
     "AsCompleted",
     "BatchResultError",
@@ -76,6 +83,8 @@ __all__ = [
     "Environment",
     "Event",
     "ExecutedWithErrors",
+    "Group",
+    "HostOutcomes",
     "Imap",
     "LoadBalancer",
     "Local",
@@ -113,6 +122,7 @@ __all__ = [
     "errors",
     "fail_safe",
     "fast_fail",
+    "hosts",
     "parallel_filter",
     "parallel_for_each",
     "parallel_imap",
@@ -123,3 +133,12 @@ __all__ = [
     "sh",
     "submit",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Import `SSH` when it is first asked for: paramiko takes longer than all the rest."""
+    if name == "SSH":
+        from parallel_exec.api.ssh import SSH
+
+        return SSH
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

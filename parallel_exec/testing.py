@@ -1,10 +1,10 @@
 """For tests: an environment that runs nothing, and a clock that stands still.
 
-    from parallel_exec.testing import FakeEnvironment, FakeReply
+from parallel_exec.testing import FakeEnvironment, FakeReply
 
-    web = FakeEnvironment({"uptime": "up 3 days", "reboot": FakeReply(exit_code=1)})
-    assert web.run("uptime").text() == "up 3 days"
-    assert web.commands == ["uptime"]
+web = FakeEnvironment({"uptime": "up 3 days", "reboot": FakeReply(exit_code=1)})
+assert web.run("uptime").text() == "up 3 days"
+assert web.commands == ["uptime"]
 """
 
 from __future__ import annotations

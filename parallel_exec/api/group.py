@@ -1,0 +1,227 @@
+"""One command on many hosts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+from parallel_exec.api import many
+from parallel_exec.api.environments import Environment
+from parallel_exec.api.many import ManyOptions
+from parallel_exec.errors import ConfigError
+from parallel_exec.values import checks
+from parallel_exec.values import hosts as nodes
+from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
+from parallel_exec.values.outcome import Outcome, Outcomes
+from parallel_exec.values.result import Result
+
+__all__ = ["FANOUT", "Group", "HostOutcomes", "hosts"]
+
+FANOUT = 64
+"""How many hosts at once where nothing else is asked for."""
+
+PerHost = CommandLike | Mapping[str, CommandLike] | Callable[[Any], CommandLike]
+
+
+class HostOutcomes(Outcomes[Any]):
+    """The outcomes of a run on many hosts: by place, and by the name of the host."""
+
+    __slots__ = ("_group", "_places")
+
+    def __init__(self, outcomes: Iterable[Outcome[Any]], group: Group) -> None:
+        super().__init__(outcomes)
+        self._group = group
+        self._places = {member.name: index for index, member in enumerate(group)}
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            return super().__getitem__(self._places[index])
+        return super().__getitem__(index)
+
+    def __contains__(self, item: object) -> bool:
+        return item in self._places if isinstance(item, str) else super().__contains__(item)
+
+    def by_host(self) -> dict[str, Outcome[Any]]:
+        """Return the outcomes by the names of their hosts."""
+        return {
+            name: super(HostOutcomes, self).__getitem__(at) for name, at in self._places.items()
+        }
+
+    @property
+    def failed(self) -> Group:
+        """The hosts whose outcome is not fulfilled, as a group to try again."""
+        members = [
+            member for member, outcome in zip(self._group, self, strict=True) if not outcome.ok
+        ]
+        return Group(members)
+
+    def outputs(self) -> list[tuple[str, bytes]]:
+        """Return the different outputs, each with the hosts that gave it, most hosts first.
+
+        The hosts are folded to a node set, as ``web[01-20]``.
+        """
+        groups: dict[bytes, list[str]] = {}
+        for name, outcome in self.by_host().items():
+            if isinstance(outcome.value, Result):
+                groups.setdefault(outcome.value.stdout, []).append(name)
+        ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
+        return [(nodes.fold(names), output) for output, names in ordered]
+
+
+class Group(Sequence[Environment]):
+    """Several environments that do the same.
+
+    Args:
+        environments: The members, each with a name of its own.
+
+    Raises:
+        ConfigError: Two members have the same name.
+    """
+
+    def __init__(self, environments: Iterable[Environment]) -> None:
+        self._members = tuple(environments)
+        names = [member.name for member in self._members]
+        twice = (
+            {name for name in names if names.count(name) > 1}
+            if len(set(names)) < len(names)
+            else ()
+        )
+        if twice:
+            raise ConfigError(
+                f"environments must have names of their own, not twice {min(twice)!r}"
+            )
+
+    def run(self, command: PerHost, **options: Any) -> HostOutcomes:
+        """Run a command on every member.
+
+        Args:
+            command: One command for all; a mapping of host names to commands; or a
+                function that is given the member and returns its command.
+            **options: Those of `Command` and those of `ManyOptions`; a `timeout` is the
+                command's. ``concurrency`` is 64 by default.
+
+        Returns:
+            The outcomes, in the order of the members and by the name of the host.
+
+        Raises:
+            ConfigError: An argument cannot be used; nothing was started.
+
+        **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
+        """
+        own: dict[str, Any] = {k: v for k, v in options.items() if k in OPTION_NAMES}
+        rest: Any = {k: v for k, v in options.items() if k not in OPTION_NAMES}
+        return self._settle([self._bound(member, command, own) for member in self], rest)
+
+    def put(
+        self, source: Any, target: str | os.PathLike[str], *, preserve: bool = False,
+        **options: Unpack[ManyOptions],
+    ) -> HostOutcomes:  # fmt: skip
+        """Copy a file or a directory to every member; see `SSH.put`."""
+        return self._settle(
+            [partial(_member(each).put, source, target, preserve=preserve) for each in self],
+            options,
+        )
+
+    def get(
+        self, source: str | os.PathLike[str], target: str | os.PathLike[str], *,
+        preserve: bool = False, **options: Unpack[ManyOptions],
+    ) -> HostOutcomes:  # fmt: skip
+        """Copy a file or a directory from every member; see `SSH.get`.
+
+        Args:
+            source: The path on the hosts.
+            target: The local path, with ``{host}`` for the name of the member.
+            preserve: Whether modes and times are kept.
+            **options: See `ManyOptions`.
+        """
+        if len(self) > 1 and "{host}" not in os.fspath(target):
+            raise checks.refuse("target", target, "a path with {host} in it, one file a host")
+        # By the member's own name: hosts may differ in their user or port alone.
+        template = os.fspath(target)
+        return self._settle(
+            [
+                partial(
+                    _member(each).get,
+                    source,
+                    template.replace("{host}", each.name),
+                    preserve=preserve,
+                )
+                for each in self
+            ],
+            options,
+        )
+
+    def close(self) -> None:
+        """Close every member. Idempotent."""
+        for member in self:
+            member.close()
+
+    def _bound(self, member: Environment, command: PerHost, options: dict[str, Any]) -> Command:
+        if isinstance(command, Mapping):
+            if member.name not in command:
+                raise ConfigError(
+                    f"command must have one for each host, and has none for {member.name}"
+                )
+            command = command[member.name]
+        elif callable(command):
+            command = command(member)
+        return member.command(command, **options)
+
+    def _settle(self, tasks: Sequence[Any], options: ManyOptions) -> HostOutcomes:
+        chosen: ManyOptions = {"concurrency": FANOUT, **options}
+        return HostOutcomes(many.all_settled(tasks, **chosen), self)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, str):
+            for member in self._members:
+                if member.name == index:
+                    return member
+            raise KeyError(index)
+        return Group(self._members[index]) if isinstance(index, slice) else self._members[index]
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def __iter__(self) -> Iterator[Environment]:
+        return iter(self._members)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"
+
+
+def _member(member: Environment) -> Any:
+    if not hasattr(member, "put"):
+        raise ConfigError(f"environments must be SSH hosts to copy files, not {member!r}")
+    return member
+
+
+def hosts(*texts: str, exclude: str | Iterable[str] = (), **options: Any) -> Group:
+    """Return the hosts of node sets as a group: ``px.hosts("web[01-20],db1")``.
+
+    Args:
+        *texts: Names with ranges (``rack[1-2]node[1-4]``), with ``user@`` and ``:port``.
+        exclude: Node sets to leave out.
+        **options: Those of `SSH`, for all of the hosts.
+
+    Raises:
+        ConfigError: A text cannot be read, or an option cannot be used.
+
+    **Blocking:** no; nothing connects before it is used.
+    """
+    from parallel_exec.api.ssh import SSH
+
+    return Group(SSH(spec.name, **options) for spec in nodes.parse(*texts, exclude=exclude))

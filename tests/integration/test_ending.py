@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.integration.processes import (
     Nap,
     alive,
     eventually,
+    gone,
     leaving,
     lines_of,
     python,
@@ -181,7 +183,11 @@ def test_token_is_seen_by_a_function() -> None:
         mine.raise_if_cancelled()
         return "not reached"
 
-    with run_in_thread(lambda: waiting.wait(PATIENCE_S) and token.cancel()):
+    def cancel() -> None:
+        assert waiting.wait(PATIENCE_S)
+        token.cancel()
+
+    with run_in_thread(cancel):
         (outcome,) = px.all_settled([function], cancel=token, kill_after=60)
     assert outcome.status == "cancelled"
     assert not outcome.abandoned
@@ -255,7 +261,7 @@ def test_max_failures_leaves_nobody(nap: Nap) -> None:
 
 def test_exception_in_a_with_block_ends_what_runs(nap: Nap) -> None:
     """Leaving ``with as_completed(...)`` by an exception ends what runs before it goes on."""
-    with (
+    with (  # noqa: PT012
         pytest.raises(KeyError),
         px.as_completed([returns_when_asleep(nap, 8), tree(nap), tree(nap)]) as outcomes,
     ):
@@ -292,7 +298,7 @@ def test_exception_in_an_imap_loop_ends_what_runs(nap: Nap) -> None:
         return task() if callable(task) else px.run(task)
 
     tasks: list[Any] = [returns_when_asleep(nap, 2), f"exec {nap}", f"exec {nap}"]
-    with pytest.raises(KeyError), px.parallel_imap(run, tasks) as values:
+    with pytest.raises(KeyError), px.parallel_imap(run, tasks) as values:  # noqa: PT012
         for _ in values:
             raise KeyError
     assert nap.sleepers() == []
@@ -471,10 +477,15 @@ def test_ended_command_is_not_signalled(monkeypatch: pytest.MonkeyPatch) -> None
     token = px.CancelToken()
     future = px.submit("true", cancel=token)
     future.result(PATIENCE_S)
-    sent: list[Any] = []
-    monkeypatch.setattr(os, "killpg", lambda *what: sent.append(what))
-    monkeypatch.setattr(os, "kill", lambda *what: sent.append(what))
-    monkeypatch.setattr(signal, "pidfd_send_signal", lambda *what: sent.append(what), raising=False)
+    sent: list[int] = []
+
+    def send(target: int, number: int, *_: Any) -> None:
+        if number:  # 0 is a question
+            sent.append(number)
+        raise ProcessLookupError
+
+    for module, name in ((os, "killpg"), (os, "kill"), (signal, "pidfd_send_signal")):
+        monkeypatch.setattr(module, name, send, raising=False)
     token.cancel()
     px.run("true")
     assert sent == []
@@ -571,7 +582,10 @@ def test_ctrl_c_of_a_terminal_reaches_no_command_directly(nap: Nap, tmp_path: Pa
     are not in that group.
     """
     code = f"""
-    script = "trap 'echo int' INT; trap 'echo term; exit 0' TERM; echo up; while :; do {nap} & wait; done"
+    script = (
+        "trap 'echo int' INT; trap 'echo term; exit 0' TERM; echo up;"
+        " while :; do {nap} & wait; done"
+    )
     try:
         px.run(script, on_stdout=print)
     except KeyboardInterrupt:
@@ -630,6 +644,31 @@ def test_exit_of_the_program_leaves_nobody(nap: Nap, tmp_path: Path, way: str) -
         assert script.exit_code() == exit_code
         assert nap.sleepers() == []
         assert ("Traceback" in script.errors()) == (way == "exception"), script.errors()
+
+
+def test_exit_right_after_submit_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
+    """A command that was asked for in the last line is ended as any other."""
+    code = f"px.submit('exec {nap}'); px.Local().submit('exec {nap}')"
+    for _ in range(3):
+        with python(tmp_path, code) as script:
+            assert script.exit_code() == 0
+            assert nap.sleepers() == []
+            assert script.errors() == ""
+
+
+def test_exit_starts_nothing_more(tmp_path: Path) -> None:
+    """While the interpreter exits, a run of a daemon thread cannot go on to its next task."""
+    code = f"""
+    script = "echo >> {tmp_path / 'started'}; exec sleep 100000"
+    run = lambda: px.all_settled([script] * 1000, concurrency=2)
+    threading.Thread(target=run, daemon=True).start()
+    wait_for_go()
+    """
+    with python(tmp_path, code, tmp_path / "go") as script:
+        lines_of(tmp_path / "started", 2)
+        (tmp_path / "go").touch()
+        assert script.exit_code() == 0
+        assert len(lines_of(tmp_path / "started", 2)) == 2
 
 
 def test_exit_ends_all_environments_at_once(nap: Nap, tmp_path: Path) -> None:
@@ -845,7 +884,7 @@ def test_watchdog_ends_with_the_program(tmp_path: Path) -> None:
             assert alive(watchdog)
             script.send(signal.SIGKILL) if killed else go.touch()
             script.exit_code()
-            eventually(lambda pid=watchdog: not alive(pid), "the end of the watchdog")
+            eventually(partial(gone, watchdog), "the end of the watchdog")
 
 
 @linux
@@ -862,7 +901,7 @@ def test_watchdog_spares_daemons(nap: Nap, tmp_path: Path) -> None:
         watchdogs = children(script.pid)
         script.send(signal.SIGKILL)
         for watchdog in watchdogs:
-            eventually(lambda pid=watchdog: not alive(pid), "the end of the watchdog")
+            eventually(partial(gone, watchdog), "the end of the watchdog")
         assert nap.sleepers() == [pid]
 
 
@@ -898,4 +937,3 @@ class run_in_thread:  # noqa: N801 - reads like a function
     def __exit__(self, *_: object) -> None:
         self._thread.join()
         self._future.result(0)
-

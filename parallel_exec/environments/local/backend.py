@@ -8,6 +8,8 @@ import logging
 import os
 import threading
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from parallel_exec import reactor
 from parallel_exec.environments.base import Execution, Ticket
@@ -36,13 +38,13 @@ class Host:
 
     def __init__(self, loop: reactor.Reactor) -> None:
         self.reactor = loop
-        self.watchdog = Watchdog()
-        self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        self.watchdog: Watchdog = None  # type: ignore[assignment]
+        self.null = -1
         self.serials = itertools.count(1)
         self.waiting: deque[Process] = deque()
         self.ending: set[Process] = set()
         self.running: dict[LocalBackend, set[Process]] = {}
-        self.idle: dict[LocalBackend, list[threading.Event]] = {}
+        self.idle: dict[LocalBackend, list[Callable[[], None]]] = {}
         self._sought: list[Process] = []
         self._young: list[Process] = []
         self._environ: list[bytes] = []
@@ -50,6 +52,19 @@ class Host:
         self._environ_at = -1
         self._checking = False
         self._groups: set[int] | None = None  # as seen in this check
+
+    def prepare(self) -> None:
+        """Open what every command needs, if it is not open.
+
+        Raises:
+            OSError: There is no room for it now.
+        """
+        if self.null < 0:
+            self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        if self.watchdog is None:
+            self.watchdog = Watchdog()
+        if self.watchdog.wanted:
+            self.watchdog.start()
 
     def environ(self) -> tuple[list[bytes], bytes]:
         """Return this process's variables, as ``NAME=value``, and its PATH.
@@ -98,11 +113,18 @@ class Host:
                 self.waiting.extend(waiting)
                 return
 
-    def end(self, process: Process) -> None:
-        """Have the end of `process`, which has been told to, seen through."""
+    def end(self, process: Process, *, everybody: bool) -> None:
+        """Have the end of `process` seen through.
+
+        Args:
+            process: It has been told to end, or has left others of its group behind.
+            everybody: Whether who left its session is to be ended, too.
+        """
         if not self.ending:
             self.reactor.call_at(self.reactor.now() + CHECK_S, self._check)
         self.ending.add(process)
+        if not everybody:
+            return
         if not self._sought:
             self.reactor.post(self._seek)
         self._sought.append(process)
@@ -110,7 +132,7 @@ class Host:
     def _seek(self) -> None:
         """Find who left the sessions that are being ended: one look for all of them."""
         sought, self._sought = self._sought, []
-        commands = {process.serial: process.pid for process in sought if process.live}
+        commands = {process.serial: process.leader for process in sought if process.live}
         if commands:
             found = descendants.find(self.watchdog.token, commands)
             for process in sought:
@@ -141,8 +163,10 @@ class Host:
 
     def forget(self) -> None:
         """In a forked child: give back what belongs to the parent."""
-        self.watchdog.forget()
-        os.close(self.null)
+        if self.watchdog is not None:
+            self.watchdog.forget()
+        if self.null >= 0:
+            os.close(self.null)
 
     def gone(self, process: Process) -> None:
         """Take note that `process` has ended."""
@@ -153,16 +177,24 @@ class Host:
             if not running:
                 del self.running[process.backend]
                 for idle in self.idle.pop(process.backend, ()):
-                    idle.set()
+                    idle()
 
-    def end_all(self, backend: LocalBackend, idle: threading.Event) -> None:
-        """End what runs for `backend`, then set `idle`."""
-        if backend not in self.running:
+    def end_all(self, backend: LocalBackend | None, idle: threading.Event) -> None:
+        """End what runs for `backend`, or for all of them, then set `idle`."""
+        backends = [each for each in self.running if backend is None or each is backend]
+        left = set(backends)
+
+        def gone(one: LocalBackend) -> None:
+            left.discard(one)
+            if not left:
+                idle.set()
+
+        if not left:
             idle.set()
-            return
-        self.idle.setdefault(backend, []).append(idle)
-        for process in list(self.running[backend]):
-            process.end("cancel")
+        for each in backends:
+            self.idle.setdefault(each, []).append(partial(gone, each))
+            for process in list(self.running[each]):
+                process.end("cancel")
 
 
 class LocalBackend:
@@ -178,6 +210,8 @@ class LocalBackend:
 
     def start(self, command: Command, ticket: Ticket) -> Execution:
         """See `Backend.start`."""
+        global _used
+        _used = True
         loop = reactor.get()
         process = Process(self, command, ticket)
         if loop.inside():
@@ -194,10 +228,9 @@ class LocalBackend:
     def _launch(self, process: Process) -> None:
         shared = host()
         process.host = shared
-        if self._closed:
-            process.refuse(
-                ExecutorClosedError("this environment has been closed", environment=self.name)
-            )
+        if self._closed or _exiting:
+            closed = "the interpreter is exiting" if _exiting else "this environment has been closed"
+            process.refuse(ExecutorClosedError(closed, environment=self.name))
             return
         shared.running.setdefault(self, set()).add(process)
         process.launch()
@@ -210,6 +243,8 @@ class LocalBackend:
 
 
 _host: Host | None = None
+_used = False  # whether there has ever been a command
+_exiting = False  # whether the interpreter exits: nothing more is started
 
 
 def host() -> Host:
@@ -220,12 +255,14 @@ def host() -> Host:
     return _host
 
 
-def _end_all(backend: LocalBackend) -> None:
-    if _host is None:
+def _end_all(backend: LocalBackend | None) -> None:
+    """End what runs for `backend`, or for all of them, and wait for that."""
+    if not _used:
         return
     loop = reactor.get()
     idle = threading.Event()
-    loop.post(_host.end_all, backend, idle)
+    # Whatever was asked for before has been started, or refused, when this is reached.
+    loop.post(lambda: host().end_all(backend, idle))
     if not loop.inside():
         idle.wait()
 
@@ -236,16 +273,25 @@ def _at_exit() -> None:
     Threads of the user's that are no daemons have ended by now, and executors have
     drained: what still runs was left running.
     """
-    if _host is not None:
-        for backend in list(_host.running):
-            _end_all(backend)
-        reactor.get().stop()
+    if not _used:
+        return
+    loop = reactor.get()
+    loop.post(_refuse_from_now_on)
+    _end_all(None)
+    loop.stop()
+    if _host is not None and _host.watchdog is not None:
         _host.watchdog.stop()
+
+
+def _refuse_from_now_on() -> None:
+    global _exiting
+    _exiting = True
 
 
 def _after_fork_in_child() -> None:
     """The parent's commands are not this process's to end or to wait for."""
-    global _host
+    global _host, _used, _exiting
+    _used = _exiting = False
     if _host is not None:
         _host.forget()
         _host = None

@@ -54,7 +54,8 @@ def find(token: str, commands: Mapping[int, int]) -> dict[int, list[Stray]]:
 
     Args:
         token: The mark of this process's commands.
-        commands: Serial number to process id (the group's leader), of each.
+        commands: Serial number to process id (the group's leader) of each; -1 if that is
+            not known any more.
 
     Returns:
         Serial number to its strays. Empty where there is no ``/proc``.

@@ -15,7 +15,6 @@ it, and only a group known to have some is signalled.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.spawn import spawn
+from parallel_exec.environments.local.spawn import SCARCE, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import CommandNotFoundError, CommandStartError, TaskCancelledError
 from parallel_exec.reactor.poller import WRITE
@@ -44,7 +43,6 @@ __all__ = ["Process"]
 
 log = logging.getLogger("parallel_exec")
 
-SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 CHUNK = 1 << 16
 DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
 UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
@@ -147,15 +145,16 @@ class Process:
                 self.host.wait_for_room(self)
             else:
                 self.refuse(self._refusal(error))
-        except (ValueError, TypeError) as error:
-            self.refuse(CommandStartError(f"{self.command} cannot be started: {error}"))
+        except Exception as error:
+            refusal = CommandStartError(f"{self.command} cannot be started: {error}")
+            refusal.__cause__ = error if not self.command.has_secrets() else None
+            self.refuse(refusal)
 
     def _spawn(self) -> None:
         host = self.host
         command = self.command
+        host.prepare()
         watchdog = host.watchdog
-        if watchdog.process is None:
-            watchdog.start()
         self.serial = serial = next(host.serials)
         path: bytes | None
         environ, path = host.environ()
@@ -387,7 +386,7 @@ class Process:
             return
         self._linger = False
         self._kill_at = time.monotonic() + self.command.kill_after
-        self.host.end(self)
+        self.host.end(self, everybody=True)
         self._signal(signal.SIGTERM)
 
     def _kill(self) -> None:
@@ -397,6 +396,11 @@ class Process:
         elif self.live and self._reason is not None:
             self._kill_at = time.monotonic()
             self.check()
+
+    @property
+    def leader(self) -> int:
+        """The id of its first process, or -1 if that may be another's by now."""
+        return -1 if self._reaped else self.pid
 
     def add_strays(self, strays: Iterable[Stray]) -> None:
         """Take over the processes that left the session."""
@@ -447,7 +451,7 @@ class Process:
             else:
                 self._signal(signal.SIGTERM)
             self._kill_at = time.monotonic() + self.command.kill_after
-            self.host.end(self)
+            self.host.end(self, everybody=False)  # who left is a daemon now
         self.check()
         return True
 

@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-__all__ = ["path_of", "spawn"]
+__all__ = ["SCARCE", "path_of", "spawn"]
+
+SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
+"""What the system says when it is out of something that others will give back."""
 
 fork_exec: Any  # private: the stubs describe it for one version only
 try:

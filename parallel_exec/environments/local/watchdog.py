@@ -9,6 +9,7 @@ whenever the parent dies, every command is in the table or can be found by its m
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import secrets
@@ -18,7 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from parallel_exec.environments.local.spawn import SCARCE
+
 __all__ = ["MARK", "SLOT", "Watchdog"]
+
+log = logging.getLogger("parallel_exec")
 
 MARK = "PARALLEL_EXEC_ID"  # the variable that marks a command's environment
 SLOT = struct.Struct("<qii")  # serial number, process id (0: not known yet), kill_after in ms
@@ -42,12 +47,23 @@ class Watchdog:
         self.process: subprocess.Popen[bytes] | None = None
         self._fd = _shared_memory(SLOT.size * SLOTS)
         self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
+        self._impossible = False
         self._free: list[int] = []
         self._used = 0
 
+    @property
+    def wanted(self) -> bool:
+        """Whether there is no process and it has not turned out that there cannot be one."""
+        return self.process is None and not self._impossible
+
     def start(self) -> None:
-        """Start the process, if there is none. Does not wait for it."""
-        if self.process is not None or not sys.executable:
+        """Start the process. Does not wait for it.
+
+        Raises:
+            OSError: The system is out of something now.
+        """
+        if not sys.executable:
+            self._impossible = True
             return
         parent = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
         try:
@@ -61,6 +77,11 @@ class Watchdog:
                 start_new_session=True,
                 pass_fds=[self._fd] if parent < 0 else [self._fd, parent],
             )
+        except OSError as error:
+            if error.errno in SCARCE:
+                raise
+            self._impossible = True
+            log.warning("commands outlive this process if it is killed: no watchdog, %s", error)
         finally:
             if parent >= 0:
                 os.close(parent)

@@ -140,6 +140,7 @@ class Many:
         if self._cancel is not None and not isinstance(self._cancel, CancelToken):
             raise checks.refuse("cancel", self._cancel, "a CancelToken")
         self.tolerated = _max_failures(options.get("max_failures"), self.total)
+        listeners = list(_listeners(options))
         self.run = Run(
             self.limit,
             retry=policy(options.get("retry")),
@@ -149,7 +150,8 @@ class Many:
             ),
             deadline=_seconds("deadline", options),
             stop_rule=_stop_rule(first, self.tolerated, also),
-            listeners=list(_listeners(options)),
+            listeners=listeners,
+            quiet=listeners == [log.listen] and not log.wanted_each(),
             each=each,
             label=name,
             total=self.total,

@@ -71,6 +71,7 @@ class Run:
         deadline: Seconds for the whole, or None.
         stop_rule: Asked after every task whether the run stops with it.
         listeners: Who is told of events.
+        quiet: Whether they want only those that something out of the ordinary makes.
         clock: The time; the service thread's, except in tests.
         each: Whether the calling thread wants every task as it settles.
         background: Whether nobody drives it: tasks are given by `begin` and settle
@@ -92,6 +93,7 @@ class Run:
         deadline: float | None = None,
         stop_rule: StopRule | None = None,
         listeners: Iterable[Listener] = (),
+        quiet: bool = False,
         clock: Clock | None = None,
         each: bool = False,
         background: bool = False,
@@ -115,9 +117,13 @@ class Run:
         self.failure: BaseException | None = None  # a deadline, a cancel
         self._listeners = tuple(listeners)
         self._scheduler = Scheduler(
-            limit, stop_rule, listening=bool(self._listeners), keep=not background
+            limit,
+            stop_rule,
+            listening=bool(self._listeners),
+            quiet=quiet,
+            keep=not background,
         )
-        self._each = each or bool(self._listeners)
+        self._each = each or (bool(self._listeners) and not quiet)
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # released to wake the calling thread
         self._bell.acquire()

@@ -105,6 +105,7 @@ class Scheduler:
         limit: What decides how many run at once.
         stop_rule: Asked after every settled task whether the run stops with it.
         listening: Whether events are wanted.
+        quiet: Whether only those are that something out of the ordinary makes.
         keep: Whether settled tasks are kept for somebody to take.
 
     Attributes:
@@ -120,11 +121,18 @@ class Scheduler:
     """
 
     def __init__(
-        self, limit: Limit, stop_rule: StopRule | None, *, listening: bool, keep: bool = True
+        self,
+        limit: Limit,
+        stop_rule: StopRule | None,
+        *,
+        listening: bool,
+        quiet: bool = False,
+        keep: bool = True,
     ) -> None:
         self.limit = limit
         self.stop_rule = stop_rule
         self.listening = listening
+        self.telling = listening and not quiet
         self.keep = keep
         self.actions: list[Action] = []
         self.settled: deque[Task] = deque()
@@ -301,7 +309,7 @@ class Scheduler:
         task.ending = None
         task.attempt += 1
         task.started_at = task.started_at or task.since
-        if self.listening:
+        if self.telling:
             self.events.append(TaskStarted(task.index, task.label(), task.attempt))
         self.actions.append((START, task, None))
 
@@ -362,7 +370,7 @@ class Scheduler:
         del self.live[task.index]
         if self.keep:
             self.settled.append(task)
-        if self.listening:
+        if self.telling:
             self.events.append(TaskFinished(task.outcome()))
         if task.future is not None:
             self.actions.append((RESOLVE, task, None))

@@ -28,7 +28,7 @@ from parallel_exec.engine.events import (
     TaskStarted,
 )
 
-__all__ = ["listen", "wanted"]
+__all__ = ["listen", "wanted", "wanted_each"]
 
 logger = logging.getLogger("parallel_exec")
 # As libraries do: without it an application that has not set logging up would see the
@@ -53,6 +53,11 @@ def wanted(kind: type[Event] | None = None) -> bool:
     """
     level = max(LEVELS.values()) if kind is None else LEVELS[kind]
     return logger.isEnabledFor(level) and _has_handler()
+
+
+def wanted_each() -> bool:
+    """Return whether anybody would see the events that every task makes."""
+    return wanted(TaskStarted) or wanted(TaskFinished)
 
 
 def listen(event: Event) -> None:

@@ -31,6 +31,8 @@ __all__ = ["Clock", "Reactor", "Timer", "get"]
 
 log = logging.getLogger("parallel_exec")
 
+LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
+
 
 class Timer:
     """A call that is due at a time; `cancel` may come from any thread."""
@@ -204,7 +206,7 @@ class Reactor:
         timers = self._timers
         while timers and timers[0].call is None:
             heapq.heappop(timers)
-        return max(0.0, timers[0].when - self.now()) if timers else None
+        return min(max(0.0, timers[0].when - self.now()), LONGEST_WAIT_S) if timers else None
 
     def _fire(self) -> None:
         timers = self._timers

@@ -94,7 +94,8 @@ class ManyOptions(MapOptions, total=False):
             share of all ("10%"). None: all of them.
         cancel: A token that stops everything.
         on_outcome: Called with the `Outcome` of each task as it ends.
-        on_event: Called with each event; see `parallel_exec.events`.
+        on_event: Called with each event: `RunStarted`, `TaskStarted`, `TaskRetrying`,
+            `TaskFinished`, `RunFinished`.
         executor: A `concurrent.futures.Executor` that runs the tasks, in place of
             threads and processes of this process.
     """

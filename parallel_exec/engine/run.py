@@ -14,6 +14,7 @@ held, `limits.base.LOCK` may be taken, and nothing else.
 from __future__ import annotations
 
 import logging
+import math
 import sys
 import threading
 import time
@@ -572,7 +573,7 @@ class Run:
         if self.retry is not None and task.retry is None:
             task.retry = self.retry.begin(task.work.is_command, task.since)
         timeout = task.work.timeout if task.work.timeout is not None else self.timeout
-        if timeout is not None:
+        if timeout is not None and timeout != math.inf:
             task.timer = self.clock.call_at(
                 self.clock.now() + timeout, self._expired, task, task.attempt
             )
@@ -583,7 +584,12 @@ class Run:
             self._foreign(self._launch, task)
             return
         self._begin(task)
-        task.execution = execution = task.work.start(task)
+        try:
+            execution = task.work.start(task)
+        except Exception as error:  # somebody's environment breaks the rule never to raise
+            self.clock.post(self.attempt_ended, task, task.attempt, None, error)
+            return
+        task.execution = execution
         if task.ending is not None:  # asked to end while it was being started
             execution.end(task.ending)
 

@@ -659,7 +659,7 @@ def test_exit_right_after_submit_leaves_nobody(nap: Nap, tmp_path: Path) -> None
 def test_exit_starts_nothing_more(tmp_path: Path) -> None:
     """While the interpreter exits, a run of a daemon thread cannot go on to its next task."""
     code = f"""
-    script = "echo >> {tmp_path / 'started'}; exec sleep 100000"
+    script = "echo >> {tmp_path / "started"}; exec sleep 100000"
     run = lambda: px.all_settled([script] * 1000, concurrency=2)
     threading.Thread(target=run, daemon=True).start()
     wait_for_go()

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from parallel_exec import reactor
 from parallel_exec.environments.base import Execution, Ticket
@@ -38,7 +39,7 @@ class Host:
 
     def __init__(self, loop: reactor.Reactor) -> None:
         self.reactor = loop
-        self.watchdog: Watchdog = None  # type: ignore[assignment]
+        self.watchdog: Watchdog | Any = None  # until `prepare`, before all that asks it
         self.null = -1
         self.serials = itertools.count(1)
         self.waiting: deque[Process] = deque()
@@ -229,8 +230,8 @@ class LocalBackend:
         shared = host()
         process.host = shared
         if self._closed or _exiting:
-            closed = "the interpreter is exiting" if _exiting else "this environment has been closed"
-            process.refuse(ExecutorClosedError(closed, environment=self.name))
+            what = "the interpreter is exiting" if _exiting else "this environment has been closed"
+            process.refuse(ExecutorClosedError(what, environment=self.name))
             return
         shared.running.setdefault(self, set()).add(process)
         process.launch()

@@ -181,9 +181,7 @@ class Process:
             slot = watchdog.announce(serial, command.kill_after)
             started_at = time.time()
             started = time.monotonic()
-            self.pid = spawn(
-                command.argv(), environ, path, command.cwd, stdin, stdout, stderr
-            )
+            self.pid = spawn(command.argv(), environ, path, command.cwd, stdin, stdout, stderr)
         except BaseException:
             for fd in opened:
                 os.close(fd)

@@ -107,8 +107,8 @@ def own_names(
         if value is None:
             continue
         for public in PUBLIC:
-            exported = name in sys.modules[public].__all__
-            if exported and getattr(sys.modules[public], name, None) is value:
+            face = importlib.import_module(public)
+            if name in face.__all__ and getattr(face, name) is value:
                 domain = env.domains.python_domain
                 address = f"{public}.{name}"
                 return domain.resolve_xref(

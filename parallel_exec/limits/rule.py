@@ -1,4 +1,26 @@
-"""The decision of an adaptive limit: a pure function of samples, without locks or clocks."""
+"""The decision of an adaptive limit: a pure function of samples, without locks or clocks.
+
+**What a limiter owes a rule.** One sample for every place given back, in the order in which
+they are given back, under the limiter's lock, the limit read anew after each:
+
+- `started_at` is when the task took its place, not when it was submitted or began to wait,
+  and `ended_at` when it gave it back, on one monotonic clock. A try that is made again takes
+  a place again and is a sample of its own; no place is held, and nothing is sampled, between
+  two tries. A place taken because the limit grew, or because another fell free, is taken
+  after the `update` that made room for it, hence not before that sample's `ended_at`.
+- `in_flight` counts the places taken just before this one is given back, its own included:
+  it is 1 when nothing else runs. After a cut it may exceed the limit.
+- `waiting` is true if, at any moment since the sample before, somebody was refused a place
+  because the limit was reached, or was still waiting for that reason. A task that waits for
+  something else (another limit, a rate, its turn to be retried) is not waiting here, and nor
+  is input that nobody has asked a place for. It is what tells a limit that is too low from
+  one that is not needed.
+- A verdict of "overload" may come early, for a task that runs on: then the end of that task
+  is a sample too, and does no harm.
+
+Rules keep the limit within the bounds; enforcing ``int(limit)`` is the limiter's. Tasks that
+are running when the limit is cut are left alone.
+"""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from parallel_exec.limits.rule import Sample
 from parallel_exec.limits.epochs import Epochs
 from parallel_exec.limits.latency import Latency
+from parallel_exec.limits.rule import Sample
 from parallel_exec.values import checks
 
 __all__ = ["AIMD", "Probing"]
@@ -79,7 +79,7 @@ class AIMD(Epochs):
         increase: float = 1.0,
         decrease: float = 0.95,
         slow_start: bool = True,
-        probing: Probing = Probing(),  # noqa: B008  # frozen
+        probing: Probing = Probing(),  # frozen
         latency: Latency | None = None,
     ) -> None:
         super().__init__(

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 
-from parallel_exec.limits.rule import Sample
 from parallel_exec.limits.epochs import Epochs
 from parallel_exec.limits.latency import Latency
+from parallel_exec.limits.rule import Sample
 from parallel_exec.values import checks
 
 __all__ = ["Cubic"]

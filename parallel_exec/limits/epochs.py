@@ -20,9 +20,9 @@ away, and how much it holds when it is back is as unknown as it was at first.
 
 from __future__ import annotations
 
-from parallel_exec.limits.rule import Sample
 from parallel_exec.limits.bounds import Bounded, fraction
 from parallel_exec.limits.latency import Latency, LatencySignal
+from parallel_exec.limits.rule import Sample
 
 __all__ = ["Epochs"]
 

@@ -8,8 +8,8 @@ and for a limit of a handful.
 
 from __future__ import annotations
 
-from parallel_exec.limits.rule import Sample
 from parallel_exec.limits.bounds import Bounded
+from parallel_exec.limits.rule import Sample
 from parallel_exec.values import checks
 
 __all__ = ["Step"]

@@ -223,8 +223,15 @@ class LocalBackend:
 
     def close(self) -> None:
         """End what still runs and wait for its end. Idempotent."""
+        if _used:
+            # Posted, so that what was started before is ended rather than refused.
+            reactor.get().post(self._refuse_more)
+            _end_all(self)
+        else:
+            self._closed = True
+
+    def _refuse_more(self) -> None:
         self._closed = True
-        _end_all(self)
 
     def _launch(self, process: Process) -> None:
         shared = host()

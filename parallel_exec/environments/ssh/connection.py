@@ -31,7 +31,8 @@ Message = paramiko.Message
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
 LARGEST_READ = 256 << 10
-SMALLEST_READ = 4096
+FIRST_READ = 4096
+SMALLEST_READ = 512  # what an idle connection waits with
 
 # AES-GCM first: with AES instructions it is encryption and MAC in one pass.
 CIPHERS = (
@@ -62,7 +63,7 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
         self._sock = sock
         self._unread = b""
         self._position = 0
-        self._read_size = SMALLEST_READ
+        self._read_size = FIRST_READ
         self._together: list[bytes] | None = None
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
@@ -105,7 +106,7 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         start = self._position
         have = len(self._unread) - start
-        if have >= n:
+        if have > n:
             self._position = start + n
             return self._unread[start : start + n]
         parts = [self._unread[start:]] if have else []
@@ -119,9 +120,11 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
             parts.append(data)
             have += len(data)
         joined = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._unread = joined
-        self._position = n
-        return joined[:n] if have > n else joined
+        if have == n:
+            self._unread, self._position = b"", 0
+            return joined
+        self._unread, self._position = joined, n
+        return joined[:n]
 
     def _receive(self) -> bytes | None:
         """Return some bytes, or None if nothing came for the socket's timeout."""

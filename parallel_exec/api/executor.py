@@ -316,7 +316,7 @@ def _drain_at_exit() -> None:
     for executor in list(_executors):
         executor._run.close()
     for executor in list(_executors):
-        executor._run.join()
+        executor._run.drain()
 
 
 def _after_fork_in_child() -> None:

@@ -33,7 +33,12 @@ from parallel_exec.engine.future import TaskFuture, settle
 from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
 from parallel_exec.engine.task import PENDING, Task
-from parallel_exec.errors import DeadlineExceededError, HostError, TaskCancelledError
+from parallel_exec.errors import (
+    DeadlineExceededError,
+    ExecutorClosedError,
+    HostError,
+    TaskCancelledError,
+)
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.rule import Verdict
@@ -125,6 +130,7 @@ class Run:
             keep=not background,
         )
         self._each = each or (bool(self._listeners) and not quiet)
+        self._background = background
         self._lock = threading.Lock()
         self._bell = threading.Lock()  # released to wake the calling thread
         self._bell.acquire()
@@ -320,6 +326,23 @@ class Run:
         """Say that no more tasks will come. Returns at once."""
         self._inbox.append(([], True))
         self.clock.post(self._feed)
+
+    def drain(self) -> None:
+        """Wait as `join` does, at the exit of the interpreter: where it starts no threads
+        any more (Python 3.12), what needs one is called in this one.
+        """
+        while not self._scheduler.finished:
+            task = self._next_starved()
+            if task is None:
+                if self._bell.acquire(timeout=OUT_OF_THREADS_S):
+                    self._rung = False
+                continue
+            worker = Worker()
+            worker.task = task
+            worker.thread = threading.current_thread()
+            self._workers.add(worker)
+            self._work(worker)
+        self.join()
 
     def join(self) -> None:
         """Wait until every task has ended, after `close`, and every thread too."""
@@ -615,6 +638,11 @@ class Run:
         except RuntimeError as error:  # out of threads: wait and go on
             worker.thread = None
             self._workers.discard(worker)
+            if "shutdown" in str(error) and not self._background:
+                # The interpreter exits: there will be no thread any more.
+                refusal = ExecutorClosedError(f"{task.label()} did not start: {error}")
+                self.clock.post(self.ended, task, None, refusal)
+                return
             self._starved.append(task)
             self.strained(task, error)
             self.clock.call_at(self.clock.now() + OUT_OF_THREADS_S, self._feed_starved)
@@ -642,6 +670,7 @@ class Run:
                     actions = self._ended_actions(task, attempt, value, error)
                     worker.task = None
                     worker.task = self._perform(actions, worker) or self._next_starved()
+                    del actions
                 del task, value, error
                 if worker.task is None and not self._park(worker):
                     return

@@ -13,6 +13,7 @@ The names below are the public face, with `parallel_exec.errors` and
 from typing import TYPE_CHECKING
 
 from parallel_exec import errors
+from parallel_exec.api.adaptive import AIMDController
 from parallel_exec.api.batcher import BatcherFullError, BatchResultError, TaskBatcher
 from parallel_exec.api.distribution import (
     LoadBalancer,
@@ -58,10 +59,15 @@ from parallel_exec.engine.events import (
     TaskStarted,
 )
 from parallel_exec.engine.retry import Retry
+from parallel_exec.limits.adaptive import AdaptiveStatistics, LimitChange
+from parallel_exec.limits.aimd import AIMD, Probing
 from parallel_exec.limits.composed import AllOf
+from parallel_exec.limits.cubic import Cubic
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.limits.keyed import PerHost, PerKey
+from parallel_exec.limits.latency import Latency
 from parallel_exec.limits.rate import RateLimiter
+from parallel_exec.limits.step import Step
 from parallel_exec.values.command import Command, sh
 from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.result import Result
@@ -71,8 +77,11 @@ if TYPE_CHECKING:
     from parallel_exec.api.ssh import SSH
 
 __all__ = [
+    "AIMD",
     "DEFAULT_CONCURRENCY",
     "SSH",
+    "AIMDController",
+    "AdaptiveStatistics",
     "AllOf",
     "AsCompleted",
     "BatchResultError",
@@ -80,12 +89,15 @@ __all__ = [
     "CancelToken",
     "Command",
     "ConcurrencyLimiter",
+    "Cubic",
     "Environment",
     "Event",
     "ExecutedWithErrors",
     "Group",
     "HostOutcomes",
     "Imap",
+    "Latency",
+    "LimitChange",
     "LoadBalancer",
     "Local",
     "ManyOptions",
@@ -96,6 +108,7 @@ __all__ = [
     "ParallelProgress",
     "PerHost",
     "PerKey",
+    "Probing",
     "RateLimiter",
     "Result",
     "Retry",
@@ -105,6 +118,7 @@ __all__ = [
     "RunStarted",
     "Runnable",
     "Secret",
+    "Step",
     "Task",
     "TaskBatcher",
     "TaskFailure",

@@ -132,6 +132,7 @@ class Limiter:
     def __init__(self) -> None:
         self._in_flight: float = 0
         self._paused = False
+        self._nudged: Place | None = None  # a thread that was woken to look for itself
         self._line: list[tuple[float, int, Request]] = []
         self._only = (self,)
         _limiters.add(self)
@@ -202,6 +203,7 @@ class Limiter:
     def _forked(self) -> None:
         """This is a forked child: who held or awaited places is not here."""
         self._in_flight = 0
+        self._nudged = None
         self._line.clear()
 
     # The line
@@ -452,20 +454,46 @@ class Place(Request):
     _gate: threading.Lock
 
     def granted(self) -> None:
-        self._gate.release()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the thread look."""
+        try:
+            self._gate.release()
+        except RuntimeError:
+            pass  # it has been woken already, and has not looked yet
 
     def wait(self, timeout: float | None) -> bool:
         """Wait for the grant; return whether it came. An interrupt gives it up."""
         try:
-            if self._gate.acquire(timeout=-1 if timeout is None else timeout):
-                return True
+            while self._gate.acquire(timeout=-1 if timeout is None else timeout):
+                nudged = any(limiter._nudged is self for limiter in self.parts)
+                if (self.held and not nudged) or self._come_at_last():
+                    return True
         except BaseException:
             self.give_up()
             raise
         return not self.give_up()
 
+    def _come_at_last(self) -> bool:
+        """Serve the line after having been woken without a grant (`Limiter._nudged`);
+        return whether this one got its place by it.
+        """
+        granted: list[Request] = []
+        with LOCK:
+            for limiter in self.parts:
+                if limiter._nudged is self:
+                    limiter._nudged = None
+                limiter._grant(granted)
+        set_alarms()
+        tell(request for request in granted if request is not self)
+        return self.held
+
     def give_up(self) -> bool:
         """Leave the line; return False if the place has been granted meanwhile."""
+        for limiter in self.parts:
+            if limiter._nudged is self:
+                limiter._nudged = None
         waited, granted = withdraw(self)
         tell(granted)
         return waited

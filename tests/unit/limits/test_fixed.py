@@ -161,6 +161,22 @@ def test_a_nested_call_borrows_the_place_around_it() -> None:
     assert limiter.in_flight == 0
 
 
+def test_a_place_that_comes_back_to_its_lender_is_lent_again() -> None:
+    """The next nested task gets it, even behind others that wait for a place of their own."""
+    asker, limiter = Asker(), px.ConcurrencyLimiter(1)
+    lender = asker.ask("lender", limiter)
+    base.lend(lender)
+    first = asker.ask("first", limiter, parent=lender)
+    asker.ask("stranger", limiter)
+    second = asker.ask("second", limiter, parent=lender)
+    base.tell(base.release(first))
+    assert asker.granted == ["lender", "first", "second"]
+    base.tell(base.release(second))
+    base.lend_no_more(lender)
+    base.tell(base.release(lender))
+    assert asker.granted == ["lender", "first", "second", "stranger"]
+
+
 def test_a_lent_place_is_the_borrowers_when_the_lender_leaves() -> None:
     """A place that is lent stays taken if its lender ends before the borrower."""
     asker, limiter = Asker(), px.ConcurrencyLimiter(1)
@@ -174,6 +190,28 @@ def test_a_lent_place_is_the_borrowers_when_the_lender_leaves() -> None:
     assert (asker.granted, limiter.in_flight) == (["lender", "borrower"], 1)
     base.tell(base.release(borrower))
     assert asker.granted == ["lender", "borrower", "third"]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_no_thread_is_forgotten_in_the_line(limit: int) -> None:
+    """Threads whose work takes as long as waking up does all get their turns, beside tasks."""
+    limiter = px.ConcurrencyLimiter(limit)
+    done = []
+
+    def work() -> None:
+        sum(range(2000))
+        done.append(1)
+
+    def enter(_: int) -> None:
+        with limiter:
+            work()
+
+    with ThreadPoolExecutor(32) as pool:
+        entries = pool.map(enter, range(3000))
+        px.all([work] * 500, concurrency=limiter)
+        list(entries)
+    assert len(done) == 3500
+    assert (limiter.in_flight, limiter.waiting) == (0, 0)
 
 
 def test_leaving_in_another_context_is_an_error() -> None:

@@ -630,5 +630,5 @@ def _outcomes_to(call: Callable[[Outcome[Any]], object]) -> Listener:
 
 
 def _shown(item: object) -> str:
-    text = repr(item)
+    text = checks.shown(item)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -15,6 +15,7 @@ from parallel_exec.engine.scheduler import NO_LIMIT
 from parallel_exec.engine.task import Task
 from parallel_exec.engine.work import Shell
 from parallel_exec.observers import log
+from parallel_exec.values import checks
 from parallel_exec.values.command import Command, CommandLike, Options
 from parallel_exec.values.result import Result
 
@@ -117,5 +118,7 @@ def _prepare(
 ) -> tuple[Shell, RetryLike | None, CancelToken | None]:
     retry = options.pop("retry", None)
     cancel = options.pop("cancel", None)
+    if cancel is not None and not isinstance(cancel, CancelToken):
+        raise checks.refuse("cancel", cancel, "a CancelToken")
     command = Command.of(command, **options)
     return Shell(command, command.environment or LOCAL), retry, cancel

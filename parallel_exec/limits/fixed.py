@@ -101,7 +101,7 @@ class BlockingLimiter(Limiter):
 
     def _enter(self, weight: float, priority: float) -> Place:
         """Take a place, and make it the one that this code runs under."""
-        if weight != 1:
+        if weight != 1 or weight is True:
             self._check_weight(weight)
         if weight != 1 or base.current.get() is not None:
             waited = base.wait_for_place(self, weight, priority)

@@ -13,7 +13,16 @@ __all__ = ["count", "number", "seconds", "sequence_of_tasks"]
 
 def refuse(name: str, value: object, wanted: str) -> ConfigError:
     """Return the error for a parameter that has an unusable value."""
-    return ConfigError(f"{name} must be {wanted}, not {value!r}")
+    return ConfigError(f"{name} must be {wanted}, not {shown(value)}")
+
+
+def shown(value: object) -> str:
+    """Return the repr of `value`, shortened; one that raises is not worth another failure."""
+    try:
+        text = repr(value)
+    except Exception:
+        return f"<{type(value).__name__}>"
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def count(name: str, value: object, *, minimum: int = 1) -> int:
@@ -27,7 +36,11 @@ def number(name: str, value: object, *, minimum: float = 0.0, allow_minimum: boo
     """Return `value` as a finite number above `minimum` (or equal to it, if allowed)."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise refuse(name, value, "a number")
-    if not math.isfinite(value) or value < minimum or (value == minimum and not allow_minimum):
+    try:
+        finite = math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        finite = False
+    if not finite or value < minimum or (value == minimum and not allow_minimum):
         wanted = f"a finite number {'of at least' if allow_minimum else 'above'} {minimum:g}"
         raise refuse(name, value, wanted)
     return float(value)
@@ -35,9 +48,12 @@ def number(name: str, value: object, *, minimum: float = 0.0, allow_minimum: boo
 
 def seconds(name: str, value: object, *, allow_zero: bool = False) -> float:
     """Return a duration in seconds, from a number or a `timedelta`."""
-    if isinstance(value, timedelta):
-        value = value.total_seconds()
-    return number(name, value, allow_minimum=allow_zero)
+    if not isinstance(value, timedelta):
+        return number(name, value, allow_minimum=allow_zero)
+    in_seconds = value.total_seconds()
+    if in_seconds < 0 or (in_seconds == 0 and not allow_zero):
+        raise refuse(name, value, f"a time of {'at least' if allow_zero else 'more than'} 0")
+    return in_seconds
 
 
 def sequence_of_tasks(name: str, value: object) -> Iterable[object]:

@@ -151,6 +151,10 @@ class Command:
                 raise checks.refuse(name, getattr(self, name), "a function of one line")
         if self.label is not None and not isinstance(self.label, str):
             raise checks.refuse("label", self.label, "a string")
+        if self.environment is not None and not callable(
+            getattr(self.environment, "start", None)
+        ):
+            raise checks.refuse("environment", self.environment, "a place for commands")
         _check_encoding(self.encoding)
         _check_input(self.input)
 
@@ -307,8 +311,8 @@ def _environment(env: object) -> dict[str, Word | None]:
 
 def _check_encoding(encoding: object) -> None:
     try:
-        b"".decode(encoding)  # type: ignore[arg-type]
-    except (LookupError, TypeError):
+        b"x".decode(encoding, "replace")  # type: ignore[arg-type]
+    except (LookupError, TypeError, ValueError):
         raise checks.refuse("encoding", encoding, "the name of a text encoding") from None
 
 

@@ -1,0 +1,444 @@
+"""What cannot be used is named before anything starts; what runs out is waited for."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parallel_exec as px
+from parallel_exec.errors import (
+    CommandNotFoundError,
+    CommandStartError,
+    ConfigError,
+    TaskCancelledError,
+)
+from tests.integration.processes import PATIENCE_S, Nap, python
+
+NO_COUNT = [0, -1, True, False, "3", 1.5, math.nan, math.inf, [], object()]
+NO_TIME = [0, -1, -0.5, True, False, "3", math.nan, math.inf, -math.inf, timedelta(0), [], object()]
+
+
+def never(*_: Any) -> None:
+    raise AssertionError("something was started")
+
+
+MANY: dict[str, Callable[..., Any]] = {
+    "all": lambda **options: px.all([never], **options),
+    "all_settled": lambda **options: px.all_settled([never], **options),
+    "any": lambda **options: px.any([never], **options),
+    "race": lambda **options: px.race([never], **options),
+    "as_completed": lambda **options: px.as_completed([never], **options),
+    "fast_fail": lambda **options: px.fast_fail([never], **options),
+    "fail_safe": lambda **options: px.fail_safe([never], **options),
+    "parallel_map": lambda **options: px.parallel_map(never, [1], **options),
+    "parallel_imap": lambda **options: px.parallel_imap(never, [1], **options),
+    "parallel_filter": lambda **options: px.parallel_filter(never, [1], **options),
+    "parallel_for_each": lambda **options: px.parallel_for_each(never, [1], **options),
+    "parallel_reduce": lambda **options: px.parallel_reduce(never, [1, 2], **options),
+}
+
+
+def refused(call: Callable[..., Any], name: str, value: Any) -> None:
+    """Check that a call is refused with an error that names the parameter and the value."""
+    with pytest.raises(ConfigError) as caught:
+        call(**{name: value})
+    assert isinstance(caught.value, ValueError)
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+@pytest.mark.parametrize("function", MANY)
+@pytest.mark.parametrize("value", [each for each in NO_COUNT if each is not None], ids=repr)
+def test_concurrency_that_is_none(function: str, value: Any) -> None:
+    """A limit that is no whole number of at least 1 is refused by every function."""
+    refused(MANY[function], "concurrency", value)
+
+
+@pytest.mark.parametrize("function", MANY)
+@pytest.mark.parametrize("name", ["timeout", "deadline"])
+@pytest.mark.parametrize("value", NO_TIME, ids=repr)
+def test_times_that_are_none(function: str, name: str, value: Any) -> None:
+    """A timeout or deadline that is no time is refused by every function."""
+    refused(MANY[function], name, value)
+
+
+@pytest.mark.parametrize("function", MANY)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kill_after", -1),
+        ("kill_after", "5"),
+        ("kill_after", math.nan),
+        ("max_failures", -1),
+        ("max_failures", True),
+        ("max_failures", "ten"),
+        ("max_failures", "10"),
+        ("max_failures", "101%"),
+        ("max_failures", "-1%"),
+        ("max_failures", "nan%"),
+        ("max_failures", 1.5),
+        ("cancel", "now"),
+        ("cancel", threading.Event),
+        ("on_outcome", 1),
+        ("on_event", "x"),
+        ("retry", 3),
+        ("executor", 1),
+        ("progress", 1),
+        ("no_such_option", 1),
+    ],
+)
+def test_other_options_that_cannot_be_used(function: str, name: str, value: Any) -> None:
+    """Every option of many is checked before anything starts."""
+    refused(MANY[function], name, value)
+
+
+@pytest.mark.parametrize("function", ["all", "all_settled", "any", "race", "as_completed"])
+@pytest.mark.parametrize("tasks", ["echo one", b"bytes", 1, None, never])
+def test_tasks_that_are_no_list(function: str, tasks: Any) -> None:
+    """A bare string is one command, not many; nor is a number or a function a list."""
+    with pytest.raises(ConfigError, match="tasks") as caught:
+        getattr(px, function)(tasks)
+    assert repr(tasks) in str(caught.value)
+
+
+@pytest.mark.parametrize("chunk_size", [*NO_COUNT, 1], ids=repr)
+def test_chunk_size_that_is_none(chunk_size: Any) -> None:
+    """A chunk that does not get smaller by folding it is refused."""
+    refused(lambda **options: px.parallel_reduce(never, [1, 2], **options), "chunk_size", chunk_size)
+
+
+@pytest.mark.parametrize("limit", [*NO_COUNT, None], ids=repr)
+def test_limit_of_a_limiter_that_is_none(limit: Any) -> None:
+    """A limiter is refused when it is made, and when its limit is set."""
+    refused(lambda limit: px.ConcurrencyLimiter(limit), "limit", limit)
+    limiter = px.ConcurrencyLimiter(1)
+    with pytest.raises(ConfigError, match="limit"):
+        limiter.limit = limit
+    assert limiter.limit == 1
+
+
+@pytest.mark.parametrize("weight", [0, -1, True, "2", math.nan, math.inf, None], ids=repr)
+def test_weight_that_is_none(weight: Any) -> None:
+    """A weight that is no positive number is refused."""
+    refused(lambda **options: px.ConcurrencyLimiter(3).run(never, **options), "weight", weight)
+
+
+@pytest.mark.parametrize("function", [px.run, px.submit])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("timeout", value) for value in NO_TIME],
+        ("kill_after", -1),
+        ("kill_after", None),
+        ("kill_after", math.nan),
+        ("kill_after", True),
+        *[("max_output_bytes", value) for value in (0, -1, True, "9", 1.5, math.nan)],
+        ("env", "A=1"),
+        ("env", {"A": 1}),
+        ("env", {"A": b"bytes"}),
+        ("env", {"A": True}),
+        ("env", {1: "x"}),
+        ("env", {"": "x"}),
+        ("env", {"A=B": "x"}),
+        ("env", {"A\0": "x"}),
+        ("env", {"A": "x\0y"}),
+        ("cwd", 5),
+        ("cwd", "a\0b"),
+        ("input", 5),
+        ("input", ["x"]),
+        ("check", 1),
+        ("check", None),
+        ("capture", "no"),
+        ("label", 5),
+        ("on_stdout", 5),
+        ("on_stderr", "print"),
+        ("encoding", "no-such-encoding"),
+        ("encoding", None),
+        ("environment", "local"),
+        ("cancel", 1),
+        ("retry", 3),
+        ("no_such_option", 1),
+    ],
+)
+def test_options_of_a_command_that_cannot_be_used(
+    function: Callable[..., Any], name: str, value: Any, tmp_path: Path
+) -> None:
+    """Every option of a command is checked before it starts; the error names it."""
+    with pytest.raises(ConfigError, match=name):
+        function(f"touch {tmp_path / 'ran'}", **{name: value})
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "command", ["", "  ", "\n", [], (), [""], ["", "x"], [" "], b"ls", 5, None, ["ls", 5], ["a\0b"],
+                "echo \0", [None], {"ls"}, [["ls"]]]
+)  # fmt: skip
+def test_commands_that_are_none(command: Any) -> None:
+    """An empty command, a NUL byte, or what is no string is refused."""
+    for function in (px.run, px.submit, px.Command, px.Local().command):
+        with pytest.raises(ConfigError, match="command"):
+            function(command)
+
+
+@pytest.mark.parametrize(
+    ("template", "values"), [("{}", ()), ("a", (1,)), ("{} {}", (1,)), ("{}", (1, 2)), (5, ())]
+)
+def test_templates_that_do_not_match(template: Any, values: tuple[Any, ...]) -> None:
+    """`sh` needs as many values as there are places."""
+    with pytest.raises(ConfigError, match="template"):
+        px.sh(template, *values)
+
+
+@pytest.mark.parametrize(
+    ("broken", "kind", "named"),
+    [
+        ("", ConfigError, "command"),
+        ([], ConfigError, "command"),
+        (5, ConfigError, "5"),
+        (None, ConfigError, "None"),
+        (["px-no-such-program"], CommandNotFoundError, "px-no-such-program"),
+        (["/no/such/program"], CommandNotFoundError, "/no/such/program"),
+        (["/etc/passwd"], CommandStartError, "/etc/passwd"),
+        (["/"], CommandStartError, "/"),
+        (px.Command("true", cwd="/no/such/folder"), CommandNotFoundError, "/no/such/folder"),
+        (px.Command("true", cwd="/etc/passwd"), CommandStartError, "/etc/passwd"),
+        (px.Command(["true"], env={"PATH": "/nowhere"}), CommandNotFoundError, "true"),
+        (["true", "x" * 3_000_000], CommandStartError, "too long"),
+        (px.Command("cat", input="é", encoding="ascii"), CommandStartError, "ascii"),
+    ],
+)
+def test_one_bad_task_harms_no_other(broken: Any, kind: type[Exception], named: str) -> None:
+    """A task that cannot run is rejected with an error that names what is wrong; the others
+    run.
+    """
+    outcomes = px.all_settled(["echo before", broken, "echo after"])
+    assert [outcome.status for outcome in outcomes] == ["fulfilled", "rejected", "fulfilled"]
+    assert isinstance(outcomes[1].reason, kind)
+    assert named in str(outcomes[1].reason)
+    assert [result.text() for result in outcomes.values()] == ["before\n", "after\n"]
+
+
+def test_coroutine_functions_are_refused() -> None:
+    """A coroutine function would be "fulfilled" by a coroutine that nobody runs."""
+
+    async def function() -> None: ...
+
+    outcomes = px.all_settled([function, "true"])
+    assert [outcome.status for outcome in outcomes] == ["rejected", "fulfilled"]
+    with pytest.raises(ConfigError):
+        px.all([function])
+
+
+def test_not_found_is_the_builtin_s_error_too() -> None:
+    """It can be caught as `subprocess` users do, and says its errno."""
+    with pytest.raises(FileNotFoundError) as caught:
+        px.run(["px-no-such-program"])
+    assert caught.value.errno == 2
+    with pytest.raises(OSError, match="denied") as caught_denied:
+        px.run(["/etc/passwd"])
+    assert caught_denied.value.errno == 13
+
+
+def test_error_that_is_hard_to_show_is_still_shown() -> None:
+    """A value whose repr raises does not hide what is wrong with it."""
+
+    class Rude:
+        def __repr__(self) -> str:
+            raise RuntimeError("no repr")
+
+    outcomes = px.all_settled([Rude(), "true"])  # type: ignore[list-item]
+    assert [outcome.status for outcome in outcomes] == ["rejected", "fulfilled"]
+    assert px.parallel_map(lambda _: 1, [Rude()]) == [1]
+
+
+# What runs out in the middle
+
+
+def test_out_of_descriptors_it_slows_down_and_completes(tmp_path: Path) -> None:
+    """A run that finds no descriptors goes on when others have given theirs back."""
+    code = """
+    import resource
+    px.run("true")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+    results = px.all([["sh", "-c", f"sleep 0.05; echo {n}"] for n in range(100)], concurrency=None)
+    print([int(result.text()) for result in results] == list(range(100)))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "True\n", script.errors()
+        assert script.errors() == ""
+
+
+def test_no_descriptors_at_the_first_command(tmp_path: Path) -> None:
+    """A library that has not started yet when descriptors are short starts when it can."""
+    code = """
+    import resource
+    px.all([int])  # the service thread is there, and nothing of the commands
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    future = px.submit("echo there")
+    try:
+        future.result(0.3)
+        print("there were descriptors")
+    except TimeoutError:
+        pass
+    for fd in held:
+        os.close(fd)
+    print(future.result().text(), end="")
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "there\n", script.errors()
+
+
+def test_out_of_descriptors_can_be_cancelled_and_timed_out(tmp_path: Path) -> None:
+    """A command that waits for descriptors is ended by a timeout, a token and a deadline."""
+    code = """
+    import resource
+    px.run("true")
+    held = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    def kind(call):
+        try:
+            return call()
+        except Exception as error:
+            return type(error).__name__
+    print(isinstance(px.all_settled(["true"], timeout=0.2)[0].reason, TimeoutError))
+    print(kind(lambda: px.all(["true"] * 3, deadline=0.2)))
+    token = px.CancelToken()
+    threading.Timer(0.2, token.cancel).start()
+    print(kind(lambda: px.run("true", cancel=token)))
+    with px.Local() as local:
+        future = local.submit("true")
+    print(kind(future.result))
+    for fd in held:
+        os.close(fd)
+    print(px.run("echo fine").text(), end="")
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest().split() == [
+            "True", "DeadlineExceededError", "TaskCancelledError", "TaskCancelledError", "fine",
+        ], script.errors()  # fmt: skip
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the limit is not for root, so a root must change")
+def test_out_of_processes_it_slows_down_and_completes(tmp_path: Path) -> None:
+    """A run that finds no room for processes goes on when others have ended."""
+    tmp_path.chmod(0o777)
+    code = """
+    import resource
+    uid = 54321  # nobody's: what others run does not count
+    px.values = None
+    os.setgid(uid)
+    os.setuid(uid)
+    resource.setrlimit(resource.RLIMIT_NPROC, (12, 12))
+    results = px.all([["sleep", "0.05"]] * 60, concurrency=None)
+    print(len(results), all(result.ok for result in results))
+    """
+    with python(tmp_path, code.replace("    px.values = None\n", "")) as script:
+        assert script.rest() == "60 True\n", script.errors()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="the limit is not for root, so a root must change")
+def test_out_of_threads_it_slows_down_and_completes(tmp_path: Path) -> None:
+    """Functions that find no thread run when others have ended; callbacks and input files,
+    which need threads too, likewise.
+    """
+    tmp_path.chmod(0o777)
+    code = """
+    import io, resource
+    px.run("true")
+    uid = 54322
+    os.setgid(uid)
+    os.setuid(uid)
+    resource.setrlimit(resource.RLIMIT_NPROC, (8, 8))
+    def function(number):
+        time.sleep(0.02)
+        return number
+    values = px.parallel_map(function, range(60), None)
+    print(values == list(range(60)))
+    lines = []
+    def command(number):
+        return px.Command(["cat"], input=io.BytesIO(b"%d\\n" % number), on_stdout=lines.append)
+    px.all([command(number) for number in range(12)], concurrency=None)
+    print(sorted(map(int, lines)) == list(range(12)))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "True\nTrue\n", script.errors()
+
+
+def test_threads_that_cannot_be_started_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every second thread is refused at first; nothing is lost by that."""
+    start = threading.Thread.start
+    refusals = {"left": 25, "turn": 0}
+
+    def refusing(thread: threading.Thread) -> None:
+        refusals["turn"] += 1
+        if refusals["left"] and refusals["turn"] % 2:
+            refusals["left"] -= 1
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refusing)
+    lines: list[str] = []
+    values = px.all([lambda: 1, px.Command("echo x", on_stdout=lines.append)] * 10)
+    assert [value for value in values if value == 1] == [1] * 10
+    assert lines == ["x"] * 10
+    with px.ParallelExecutor(3) as pool:
+        assert list(pool.map(str, range(20))) == [str(number) for number in range(20)]
+    future = px.submit("true")
+    called = threading.Event()
+    future.add_done_callback(lambda _: called.set())
+    assert called.wait(PATIENCE_S)
+
+
+def test_variables_may_change_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that sets and removes variables harms no command."""
+    over = threading.Event()
+
+    def change() -> None:
+        names = [f"PX_CHANGING_{number}" for number in range(200)]
+        while not over.is_set():
+            for name in names:
+                os.environ[name] = "x"
+            for name in names:
+                del os.environ[name]
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        tasks = ({"args": ["true"]} for _ in range(300))
+        assert px.all_settled((px.Command(**task) for task in tasks), concurrency=4).ok
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_times_that_are_far_away(nap: Nap) -> None:
+    """A timeout of years, or of longer than any clock, is as good as none."""
+    token = px.CancelToken()
+    futures = [
+        px.submit(f"exec {nap}", timeout=timeout, kill_after=timeout, cancel=token)
+        for timeout in (1e9, 1e300, timedelta.max)
+    ]
+    nap.wait_for(3)
+    assert px.all(["true"], deadline=1e300, timeout=1e300, kill_after=1e300)[0].ok
+    token.cancel()
+    for future in futures:
+        with pytest.raises(TaskCancelledError):
+            future.result(PATIENCE_S)

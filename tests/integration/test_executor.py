@@ -81,9 +81,7 @@ def test_submit_needs_a_function(pool: px.ParallelExecutor) -> None:
 
 
 @pytest.mark.parametrize("kind", [ValueError, KeyboardInterrupt, SystemExit, BaseException])
-def test_exception_is_the_future_s(
-    pool: px.ParallelExecutor, kind: type[BaseException]
-) -> None:
+def test_exception_is_the_future_s(pool: px.ParallelExecutor, kind: type[BaseException]) -> None:
     """Whatever a function raises comes out of its future, with the place it comes from."""
 
     def function() -> None:
@@ -126,7 +124,7 @@ def test_no_more_threads_than_workers(gate: Gate) -> None:
     """At most `max_workers` functions are entered, in the order of their submission."""
     order: list[int] = []
     with px.ParallelExecutor(3) as pool:
-        futures = [pool.submit(lambda n=n: (order.append(n), gate(n))[1]) for n in range(12)]
+        futures = [pool.submit(lambda n=n: (order.append(n), gate(n))[1]) for n in range(12)]  # type: ignore[func-returns-value]
         gate.wait_for(3)
         assert [future.running() for future in futures] == [True] * 3 + [False] * 9
         gate.open()
@@ -275,7 +273,7 @@ def test_map_gives_values_in_order(pool: px.ParallelExecutor) -> None:
 def test_map_reads_its_input_at_once(pool: px.ParallelExecutor, gate: Gate) -> None:
     """As for the standard library, items are submitted when `map` is called."""
     read: list[int] = []
-    values = pool.map(gate, (read.append(n) or n for n in range(20)))
+    values = pool.map(gate, (read.append(n) or n for n in range(20)))  # type: ignore[func-returns-value, redundant-expr]
     assert read == list(range(20))
     gate.open()
     assert list(values) == read
@@ -294,7 +292,7 @@ def test_map_has_a_timeout(gate: Gate) -> None:
     """A value that is not there in time is a TimeoutError; what waits is cancelled."""
     called: list[int] = []
     with px.ParallelExecutor(1) as pool:
-        values = pool.map(lambda n: (called.append(n), gate(n))[1], range(5), timeout=0.2)
+        values = pool.map(lambda n: (called.append(n), gate(n))[1], range(5), timeout=0.2)  # type: ignore[func-returns-value]
         with pytest.raises(TimeoutError):
             next(values)
         gate.open()
@@ -504,7 +502,7 @@ def test_full_pool_does_not_wait_for_itself() -> None:
     """A function that waits for another of the same pool of one does not deadlock."""
 
     def depth(number: int) -> int:
-        return pool.submit(depth, number - 1).result(PATIENCE_S) + 1 if number else 0
+        return pool.submit(depth, number - 1).result(PATIENCE_S) + 1 if number else 0  # type: ignore[attr-defined]
 
     with px.ParallelExecutor(1) as pool:
         assert pool.submit(depth, 5).result(PATIENCE_S) == 5
@@ -593,7 +591,7 @@ def test_execute_with_retry_tries_again() -> None:
     with px.ParallelExecutor(1) as pool:
         assert pool.execute_with_retry([second_time], max_retries=1) == [2]
         with pytest.raises(LookupError):
-            pool.execute_with_retry([lambda: {}["x"]], max_retries=0)
+            pool.execute_with_retry([lambda: {}["x"]], max_retries=0)  # type: ignore[index]
 
 
 # The end of the program

@@ -151,9 +151,7 @@ class Command:
                 raise checks.refuse(name, getattr(self, name), "a function of one line")
         if self.label is not None and not isinstance(self.label, str):
             raise checks.refuse("label", self.label, "a string")
-        if self.environment is not None and not callable(
-            getattr(self.environment, "start", None)
-        ):
+        if self.environment is not None and not callable(getattr(self.environment, "start", None)):
             raise checks.refuse("environment", self.environment, "a place for commands")
         _check_encoding(self.encoding)
         _check_input(self.input)

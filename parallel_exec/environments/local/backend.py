@@ -75,9 +75,13 @@ class Host:
         as much as starting it.
         """
         if self._environ_at != self.reactor.messages:
-            own = f"{MARK}=".encode()
-            variables = [name + b"=" + value for name, value in os.environb.items()]
-            self._environ = [each for each in variables if not each.startswith(own)]
+            own = MARK.encode()
+            variables = ((name, os.environb.get(name)) for name in list(os.environb))
+            self._environ = [
+                name + b"=" + value
+                for name, value in variables
+                if value is not None and name != own  # None: another thread has removed it
+            ]
             self._path = path_of(self._environ)
             self._environ_at = self.reactor.messages
         return self._environ, self._path

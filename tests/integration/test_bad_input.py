@@ -167,9 +167,7 @@ def test_weight_that_is_none(weight: Any) -> None:
         ("no_such_option", 1),
     ],
 )
-def test_options_of_a_command_that_cannot_be_used(
-    name: str, value: Any, tmp_path: Path
-) -> None:
+def test_options_of_a_command_that_cannot_be_used(name: str, value: Any, tmp_path: Path) -> None:
     """Every option of a command is checked before it starts; the error names it."""
     for function in (px.run, px.submit):
         with pytest.raises(ConfigError, match=name):

@@ -67,7 +67,7 @@ def test_closed_streams_are_no_trouble() -> None:
 
 def test_what_is_written_at_the_very_end_is_there() -> None:
     """The last bytes before an exit or a signal are not lost."""
-    tasks = [px.Command(["sh", "-c", f"printf {n}; kill -KILL $$"], check=False) for n in range(100)]
+    tasks = [px.Command(f"printf {n}; kill -KILL $$", check=False) for n in range(100)]
     for number, result in enumerate(px.all(tasks)):
         assert (result.stdout, result.signal) == (str(number).encode(), "SIGKILL")
 
@@ -76,7 +76,7 @@ def test_what_is_written_at_the_very_end_is_there() -> None:
 
 
 def test_lines_are_whole_at_chunk_borders() -> None:
-    """Lines are the same however they are cut, "\\r\\n" and characters of several bytes too."""
+    r"""Lines are the same however they are cut, "\r\n" and characters of several bytes too."""
     text = "".join(f"line {n} é€😀{'x' * (n % 50)}\r\n" for n in range(300))
     data = text.encode()
     pieces = [1, 2, 3, 5, 7, 4096, 65536, 1000]
@@ -108,7 +108,7 @@ def test_unfinished_line_is_handed_over_at_1_mib() -> None:
             return b""
 
     code = "out.write(b'x' * (1 << 20)); out.flush(); sys.stdin.read(); out.write(b'y' * 99)"
-    result = px.run(writer(code), input=Go(), on_stdout=callback)  # type: ignore[arg-type]
+    result = px.run(writer(code), input=Go(), on_stdout=callback)
     assert pieces == [1 << 20, 99]
     assert len(result.stdout) == (1 << 20) + 99
 
@@ -259,7 +259,7 @@ def test_lines_end_at_the_limit() -> None:
         bytearray,
         memoryview,
         io.BytesIO,
-        lambda data: io.BufferedReader(io.BytesIO(data)),  # type: ignore[arg-type]
+        lambda data: io.BufferedReader(io.BytesIO(data)),
         lambda data: io.StringIO(data.decode("latin-1")),
     ],
     ids=["bytes", "bytearray", "memoryview", "BytesIO", "BufferedReader", "StringIO"],
@@ -304,9 +304,12 @@ def test_input_nobody_reads_is_left_alone(nap: Nap) -> None:
 def test_input_from_a_pipe_that_never_ends_does_not_hold_up_a_timeout(nap: Nap) -> None:
     """A command that waits for input is ended by its timeout, and so is the wait."""
     read, write = os.pipe()
-    with os.fdopen(read, "rb") as source, os.fdopen(write, "wb"):
-        with pytest.raises(CommandTimeoutError):
-            px.run("cat", input=source, timeout=0.3)
+    with (
+        os.fdopen(read, "rb") as source,
+        os.fdopen(write, "wb"),
+        pytest.raises(CommandTimeoutError),
+    ):
+        px.run("cat", input=source, timeout=0.3)
 
 
 def test_terminal_input_does_not_keep_the_program_from_exiting(tmp_path: Path) -> None:
@@ -339,9 +342,9 @@ def test_input_that_raises_ends_the_command(nap: Nap, kind: type[BaseException])
             raise kind("of the file")
 
     with pytest.raises(kind, match="of the file"):
-        px.run(f"cat; exec {nap}", input=File())  # type: ignore[arg-type]
+        px.run(f"cat; exec {nap}", input=File())
     assert nap.sleepers() == []
-    (outcome,) = px.all_settled([px.Command("cat > /dev/null", input=File())])  # type: ignore[arg-type]
+    (outcome,) = px.all_settled([px.Command("cat > /dev/null", input=File())])
     assert outcome.status == "rejected"
     assert isinstance(outcome.reason, kind)
 
@@ -354,7 +357,7 @@ def test_input_that_gives_no_bytes_is_an_error() -> None:
             return 5
 
     with pytest.raises(TypeError):
-        px.run("cat", input=File())  # type: ignore[arg-type]
+        px.run("cat", input=File())
 
 
 def test_input_for_many_at_once() -> None:

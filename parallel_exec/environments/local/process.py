@@ -88,6 +88,7 @@ class Process:
         "_input",
         "_kill_at",
         "_linger",
+        "_looking",
         "_output",
         "_over",
         "_patience",
@@ -121,6 +122,7 @@ class Process:
         self._status: int | None = None
         self._reaped = False
         self._linger = False
+        self._looking = False  # whether those who left its session are still to be found
         self._watched = False
         self._kill_at = 0.0
         self._strays: list[Stray] = []
@@ -384,6 +386,7 @@ class Process:
             return
         self._linger = False
         self._kill_at = time.monotonic() + self.command.kill_after
+        self._looking = True
         self.host.end(self, everybody=True)
         self._signal(signal.SIGTERM)
 
@@ -401,7 +404,8 @@ class Process:
         return -1 if self._reaped else self.pid
 
     def add_strays(self, strays: Iterable[Stray]) -> None:
-        """Take over the processes that left the session."""
+        """Take over the processes that left the session: all that could be found."""
+        self._looking = False
         for stray in strays:
             if self._over:
                 stray.close()
@@ -502,8 +506,8 @@ class Process:
 
     def check(self) -> None:
         """Finish, if everything is over; go on to KILL, if it is time to."""
-        if self._over:
-            return
+        if self._over or self._looking:
+            return  # while it is looked for others, its end must not be reported
         now = time.monotonic()
         if self._linger and now >= self._kill_at:
             self._linger = False

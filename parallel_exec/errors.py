@@ -111,8 +111,9 @@ class CommandStartError(ConfigError, OSError):
 def _rebuild_start(
     cls: type[CommandStartError], args: tuple[Any, ...], state: dict[str, Any], errno: int | None
 ) -> BaseException:
-    error = _rebuild(cls, args, state)
-    assert isinstance(error, CommandStartError)
+    error = OSError.__new__(cls, *args)  # which decides how it is laid out in memory
+    error.args = args
+    error.__dict__.update(state)
     error.errno = errno
     return error
 

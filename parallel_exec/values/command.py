@@ -54,7 +54,7 @@ class Command:
 
     Args:
         args: A list of words runs without a shell; a string runs by ``/bin/sh``.
-            Another `Command` is taken over.
+            Another `Command` is taken over, with its options where none are given.
         env: Variables merged over those of the environment; None removes one.
         cwd: The directory to run in.
         input: What the command reads on its standard input: bytes, str (encoded
@@ -101,7 +101,7 @@ class Command:
         # More is taken than is kept: a list becomes a tuple, a timedelta seconds.
         def __init__(
             self,
-            args: str | Sequence[Word],
+            args: CommandLike,
             env: Mapping[str, Word | None] | None = None,
             cwd: str | os.PathLike[str] | None = None,
             input: Input | None = None,  # noqa: A002 - as the field
@@ -120,7 +120,9 @@ class Command:
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
-        if isinstance(args, Script):
+        if isinstance(args, Command):
+            self._take_over(args)
+        elif isinstance(args, Script):
             put(self, "args", args.words)
             put(self, "shell", True)
         elif isinstance(args, str):
@@ -130,9 +132,10 @@ class Command:
             put(self, "args", tuple(_word("command", word) for word in args))
         else:
             raise checks.refuse("command", args, "a string or a list of words")
-        if not self.args or (len(self.args) == 1 and not reveal(self.args[0]).strip()):
+        words = self.words
+        if not words or (len(words) == 1 and not reveal(words[0]).strip()):
             raise ConfigError("command must not be empty")
-        if not self.shell and not reveal(self.args[0]):
+        if not self.shell and not reveal(words[0]):
             raise ConfigError("command must name a program, not ''")
         if self.env is not None:
             put(self, "env", _environment(self.env))
@@ -155,6 +158,13 @@ class Command:
             raise checks.refuse("environment", self.environment, "a place for commands")
         _check_encoding(self.encoding)
         _check_input(self.input)
+
+    def _take_over(self, other: Command) -> None:
+        """Take what `other` runs, and its options where this one has none of its own."""
+        for item in fields(self):
+            own = getattr(self, item.name)
+            if item.name in ("args", "shell") or own is item.default:
+                object.__setattr__(self, item.name, getattr(other, item.name))
 
     @classmethod
     def of(cls, command: CommandLike, **options: Any) -> Command:

@@ -1,0 +1,151 @@
+"""A fork of the program starts anew: it works, and leaves the parent's work alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import parallel_exec as px
+from tests.integration import functions
+from tests.integration.processes import Nap, python
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+FORK = """
+def forked(function, leave=os._exit):
+    # Call a function in a forked child, which then leaves; return its exit code.
+    pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        except BaseException:
+            os._exit(1)
+        sys.stdout.flush()
+        leave(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.fixture
+def fork_head() -> str:
+    """Return the beginning of a program that forks."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs fork")
+    return FORK
+
+
+def test_child_runs_commands_and_functions(tmp_path: Path, fork_head: str) -> None:
+    """A child of a program that has used the library can use all of it."""
+    code = fork_head + (
+        "px.all(['true', int])\n"
+        "def child():\n"
+        "    print(px.run('echo command').text(), end='')\n"
+        "    print(px.all([lambda: 1, 'true'])[0], px.parallel_map(str, [1, 2]))\n"
+        "    with px.ParallelExecutor(2) as pool: print(list(pool.map(str, range(3))))\n"
+        "print(forked(child))\n"
+        "print(px.run('echo parent').text(), end='')\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == [
+            "command", "1 ['1', '2']", "['0', '1', '2']", "0", "parent",
+        ], script.errors()  # fmt: skip
+
+
+def test_child_s_exit_leaves_the_parent_s_commands(
+    nap: Nap, tmp_path: Path, fork_head: str
+) -> None:
+    """A child that exits, having used the library or not, ends nothing of its parent's."""
+    code = fork_head + (
+        f"future = px.submit('exec {nap}')\n"
+        "print('up')\n"
+        "wait_for_go()\n"
+        "print(forked(lambda: None, sys.exit),"
+        " forked(lambda: px.run('true'), sys.exit), forked(lambda: 1 / 0))\n"
+        "print(future.done())\n"
+        "sys.stdin.read()\n"
+    )
+    with python(tmp_path, code, tmp_path / "go") as script:
+        assert script.line() == "up"
+        nap.wait_for(1)
+        (tmp_path / "go").touch()
+        assert script.line() == "0 0 1"
+        assert script.line() == "False"
+        script.exit_code()
+        assert nap.sleepers() == []
+
+
+def test_fork_in_the_middle_of_a_run(tmp_path: Path, fork_head: str) -> None:
+    """Children forked by tasks, while others run, neither hang nor disturb."""
+    code = fork_head + (
+        "run = lambda n: forked(lambda: px.run(['echo', str(n)]))\n"
+        "codes = px.parallel_map(run, range(12), 4)\n"
+        "print(codes == [0] * 12)\n"
+        "results = px.all([['echo', str(n)] for n in range(20)]"
+        " + [lambda: forked(lambda: px.all([int, 'true']))] * 5)\n"
+        "print(len(results), results[-5:])\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == ["True", "25 [0, 0, 0, 0, 0]"], script.errors()
+
+
+def test_limit_has_all_its_room_in_a_child(tmp_path: Path, fork_head: str) -> None:
+    """The places that the parent's threads hold are not taken in a child."""
+    code = fork_head + (
+        "limiter = px.ConcurrencyLimiter(1)\n"
+        "def child(): print(px.all([int, int], concurrency=limiter), limiter.in_flight)\n"
+        "def task(): print(forked(child), limiter.in_flight)\n"
+        "px.all([task], concurrency=limiter)\n"
+        "print(limiter.in_flight)\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == ["[0, 0] 0", "0 1", "0"], script.errors()
+
+
+def test_pool_of_the_parent_is_empty_in_a_child(tmp_path: Path, fork_head: str) -> None:
+    """A child's copy of a pool has none of the parent's calls, and works."""
+    code = fork_head + (
+        "pool = px.ParallelExecutor(1)\n"
+        "gate = threading.Event()\n"
+        "future = pool.submit(gate.wait)\n"
+        "waiting = pool.submit(print, 'once')\n"
+        "def child(): print(pool.submit(int).result(), flush=True); pool.shutdown()\n"
+        "print(forked(child), flush=True)\n"
+        "gate.set()\n"
+        "print(future.result(), waiting.result())\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == ["0", "0", "once", "True None"], script.errors()
+
+
+def test_forked_pool_of_processes() -> None:
+    """Workers that are forked from a program that uses the library can use it."""
+    px.run("true")
+    context = multiprocessing.get_context("fork")
+    with ProcessPoolExecutor(2, context) as pool:
+        values = px.parallel_map(functions.nested, range(4), executor=pool)
+    assert values == [[f"{number}\n", "x\n"] for number in range(4)]
+
+
+def test_child_of_a_fork_may_be_killed(nap: Nap, tmp_path: Path, fork_head: str) -> None:
+    """A child's commands end when the child is killed, though the parent lives on."""
+    code = fork_head + (
+        "px.run('true')\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        f"    px.run('exec {nap}')\n"
+        "    os._exit(0)\n"
+        "wait_for_go()\n"
+        "os.kill(pid, signal.SIGKILL)\n"
+        "os.waitpid(pid, 0)\n"
+        "print('killed')\n"
+        "time.sleep(1000)\n"
+    )
+    with python(tmp_path, code, tmp_path / "go") as script:
+        nap.wait_for(1)
+        (tmp_path / "go").touch()
+        assert script.line() == "killed"
+        nap.wait_for_none()

@@ -129,7 +129,9 @@ class Reactor:
         thread = self._thread
         if thread is None or not thread.is_alive() or self.inside():
             return
-        self.post(self._stop)
+        # Not by `post`: the thread may end before that looks whether it has to start one.
+        self._inbox.append((self._stop, ()))
+        self._wake()
         thread.join()
 
     # In the service thread

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import timedelta
 from time import monotonic
-from types import TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from parallel_exec import reactor
 from parallel_exec.api import one
+from parallel_exec.api.closing import Closing
 from parallel_exec.engine.work import name_of
 from parallel_exec.errors import ExecutorClosedError, ParallelExecError
 from parallel_exec.values import checks
@@ -41,7 +41,7 @@ class BatchResultError(ParallelExecError, ValueError):
     """A processor did not give one result for each item. What it did with them is unknown."""
 
 
-class TaskBatcher(Generic[T, R]):
+class TaskBatcher(Closing, Generic[T, R]):
     """Collects items and has them processed a batch at a time.
 
         with px.TaskBatcher(100, 0.05, insert_rows) as batcher:
@@ -164,17 +164,6 @@ class TaskBatcher(Generic[T, R]):
         for thread in workers:
             if thread is not me:
                 thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<TaskBatcher of {self._name}: {self._queued} waiting>"

@@ -12,11 +12,11 @@ import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self, Unpack, cast
+from typing import Any, Literal, NamedTuple, Unpack, cast
 
 from parallel_exec import reactor
 from parallel_exec.api import many
+from parallel_exec.api.closing import Closing
 from parallel_exec.api.many import DEFAULT_CONCURRENCY, Many, ManyOptions, TaskLike
 from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.task import Stoppable, Task
@@ -445,7 +445,7 @@ def _work(request: Request) -> Distributed:
     return cast(Distributed, cast(Task, request).work)
 
 
-class _Distributor:
+class _Distributor(Closing):
     """What the distributors have in common: workers, and how they do."""
 
     def __init__(
@@ -515,17 +515,6 @@ class _Distributor:
         for worker in self._workers:
             if worker.owned and worker.backend is not None:
                 worker.backend.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _prepare(
         self,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self, Unpack, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
+from parallel_exec.api.closing import Closing
 from parallel_exec.environments.base import Execution, Ticket
 from parallel_exec.environments.local import LocalBackend
 from parallel_exec.values.command import Command, CommandLike
@@ -45,7 +45,7 @@ class Environment(Protocol):
         """Return a command that is bound to this environment."""
 
 
-class Runnable:
+class Runnable(Closing):
     """Gives a backend the methods of an `Environment`."""
 
     def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
@@ -70,21 +70,6 @@ class Runnable:
             **options: The options of `Command`.
         """
         return Command.of(command, **{**options, "environment": self})
-
-    def close(self) -> None:
-        """End what still runs, give back what is held. Idempotent."""
-        raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Local(LocalBackend, Runnable):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
 from parallel_exec.api import many
+from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import Environment
 from parallel_exec.api.many import ManyOptions
 from parallel_exec.errors import ConfigError
@@ -71,7 +71,7 @@ class HostOutcomes(Outcomes[Any]):
         return [(nodes.fold(names), output) for output, names in ordered]
 
 
-class Group(Sequence[Environment]):
+class Group(Closing, Sequence[Environment]):
     """Several environments that do the same.
 
     Args:
@@ -187,17 +187,6 @@ class Group(Sequence[Environment]):
 
     def __iter__(self) -> Iterator[Environment]:
         return iter(self._members)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"

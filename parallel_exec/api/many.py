@@ -9,9 +9,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from datetime import timedelta
-from types import TracebackType
-from typing import Any, Generic, Self, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
+from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import LOCAL
 from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.cancel import CancelToken
@@ -476,7 +476,7 @@ def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outc
     return all_settled(tasks, **options)
 
 
-class AsCompleted(Iterator[Outcome[T]], Generic[T]):
+class AsCompleted(Closing, Iterator[Outcome[T]], Generic[T]):
     """The outcomes of a run as they come; see `as_completed`.
 
     Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
@@ -492,17 +492,6 @@ class AsCompleted(Iterator[Outcome[T]], Generic[T]):
     def close(self) -> None:
         """End what still runs, and wait for that. Idempotent."""
         self._settled.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 @overload

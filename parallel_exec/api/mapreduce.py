@@ -5,9 +5,9 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar, Unpack
+from typing import Any, Generic, TypeVar, Unpack
 
+from parallel_exec.api.closing import Closing
 from parallel_exec.api.many import Many, MapOptions, executor_of, gather, named
 from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Call, Send, name_of
@@ -85,7 +85,7 @@ def parallel_map(
     return gather(_prepare(fn, items, concurrency, "parallel_map", options, first="rejected"))
 
 
-class Imap(Iterator[R], Generic[R]):
+class Imap(Closing, Iterator[R], Generic[R]):
     """The values of a lazy map as they are asked for; see `parallel_imap`.
 
     Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
@@ -101,17 +101,6 @@ class Imap(Iterator[R], Generic[R]):
     def close(self) -> None:
         """End what still runs, and wait for that. Idempotent."""
         self._values.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def parallel_imap(

@@ -3,10 +3,11 @@
 Discrete events: time jumps from one to the next and nobody sleeps. Everything random
 comes from one generator seeded by the scenario, so a run gives the same figures always.
 
-A client works as the library does. Its tasks wait in a queue for places; a place that
+A client works as the library does. Tasks wait in a queue, the same for all clients; a place that
 falls free is handed on `HAND_OVER_S` later; every attempt that ends gives its rule one
 sample. A refused attempt did not run: its task goes back to the queue if the retry budget
-has something left, and is lost if not.
+has something left, and is lost if not. The queue is as long as what the service can do in
+the time, so a client that hammers a full service has nothing left to do when there is room.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ REFUSAL_S = 0.005
 TICK_S = 0.1
 """How often limits and load are noted down."""
 
-RETRY_RESERVE = 10.0
-RETRY_SHARE = 0.1
-"""Retries allowed: this many, and this share of the successes besides."""
+RETRY_SHARE = 0.2
+RETRY_RESERVE = 2
+"""A success allows this many retries; up to so many times the highest limit that there has
+been can be saved up, and are there from the start. The defaults of `AIMDController`."""
 
 
 @dataclass(slots=True)
@@ -51,16 +53,17 @@ class Attempt:
 
 @dataclass(slots=True)
 class Client:
-    """One controller's side: a rule, a queue, and the figures."""
+    """One controller's side: a rule, places, a budget, and the figures."""
 
     rule: Rule
     round_trip_s: float
-    waiting: float  # tasks in the queue; infinite: the work never ends
-    budget: float = RETRY_RESERVE
+    highest: int = 0
+    budget: float = 0.0
     in_flight: int = 0
     waited: bool = False
     handing: bool = False
     successes: int = 0
+    failed: int = 0
     attempts: int = 0
     refused: int = 0
     lost: int = 0
@@ -155,11 +158,12 @@ class _Engine:
     def __init__(self, scenario: Scenario, make_rule: Callable[[int], Rule]) -> None:
         self.scenario = scenario
         self.random = random.Random(scenario.name)
-        self.service = scenario.service()
+        self.service = scenario.service(scenario.capacity)
         self.clients = [
-            Client(make_rule(number), round_trip_s, 0.0)
+            Client(make_rule(number), round_trip_s)
             for number, round_trip_s in enumerate(scenario.round_trips_s)
         ]
+        self.waiting = 0
         self.events: list[tuple[float, int, int, object]] = []
         self.count = 0
         # Attempts in service when the capacity was last cut, and not done since: while
@@ -174,9 +178,8 @@ class _Engine:
     def run(self) -> Run:
         scenario, service, events = self.scenario, self.service, self.events
         run = Run(scenario, self.clients, limits=[[] for _ in self.clients])
-        for client in self.clients:
-            for time, tasks in scenario.work(self.random):
-                self.at(time, _WORK, (client, tasks))
+        for time, tasks in scenario.work(self.random):
+            self.at(time, _WORK, tasks)
         for time, capacity in scenario.changes:
             self.at(time, _CHANGE, capacity)
         now, tick_at, area = 0.0, TICK_S, 0.0
@@ -221,9 +224,10 @@ class _Engine:
             assert isinstance(what, Attempt)
             self.ended(now, what, "neither" if what.fails else "success")
         elif kind == _WORK:
-            client, tasks = what  # type: ignore[misc]
-            client.waiting += tasks
-            self.start(now, client)
+            assert isinstance(what, int)
+            self.waiting += what
+            for client in self.clients:
+                self.start(now, client)
         else:
             assert isinstance(what, float | int)
             if what < self.service.capacity:
@@ -233,11 +237,14 @@ class _Engine:
     def start(self, now: float, client: Client) -> None:
         """Start what waits, as far as the limit allows."""
         limit = int(client.rule.limit)
-        while client.waiting and client.in_flight < limit:
-            client.waiting -= 1
+        if limit > client.highest:
+            client.budget += RETRY_RESERVE * (limit - client.highest)
+            client.highest = limit
+        while self.waiting and client.in_flight < limit:
+            self.waiting -= 1
             client.in_flight += 1
             client.attempts += 1
-            work_s = self.scenario.duration(self.random, now)
+            work_s = self.scenario.durations.draw(self.random, now)
             fails = self.scenario.failures > 0 and self.random.random() < self.scenario.failures
             judged = client.first_refusal_at is not None and not self.surplus
             attempt = Attempt(client, now, work_s, fails, judged)
@@ -245,7 +252,7 @@ class _Engine:
                 self.at(now + client.round_trip_s / 2, _ARRIVE, attempt)
             else:
                 self.arrive(now, attempt)
-        client.waited = client.waited or client.waiting > 0
+        client.waited = client.waited or self.waiting > 0
 
     def arrive(self, now: float, attempt: Attempt) -> None:
         if not self.service.admit(now, attempt.work_s, attempt):
@@ -265,12 +272,14 @@ class _Engine:
             Sample(verdict, attempt.started_at, now, client.in_flight, client.waited)
         )
         client.in_flight -= 1
-        client.waited = client.waiting > 0
+        client.waited = self.waiting > 0
         if verdict == "success":
             client.successes += 1
-            client.budget += RETRY_SHARE
+            client.budget = min(RETRY_RESERVE * client.highest, client.budget + RETRY_SHARE)
         elif verdict == "overload":
             self.refused(now, client)
+        else:
+            client.failed += 1
         if attempt.judged:
             client.judged_attempts += 1
             client.judged_refused += verdict == "overload"
@@ -284,6 +293,6 @@ class _Engine:
             client.first_refusal_at = now
         if client.budget >= 1.0:
             client.budget -= 1.0
-            client.waiting += 1
+            self.waiting += 1
         else:
             client.lost += 1

@@ -92,10 +92,12 @@ class AIMD(Epochs):
         )
         self._increase = checks.number("increase", increase)
         self._probing = probing
-        # Since the ceiling was reached: when that was, windows and ticks gone by.
+        # Since the ceiling was reached: when that was, windows and ticks gone by, and the
+        # growth that is still to come for them.
         self._reached_at = 0.0
         self._windows = 0.0
         self._ticks = 0.0
+        self._due = 0.0
 
     def _grow(self, sample: Sample) -> None:
         limit = self._limit
@@ -108,15 +110,19 @@ class AIMD(Epochs):
         ticks = min(self._windows, (sample.ended_at - self._reached_at) / probing.tick_s)
         if ticks > self._ticks:
             step = probing.step * probing.acceleration ** max(0.0, ticks - probing.patience)
-            # Never faster than slow start.
-            gained = min(1.0, step * (ticks - self._ticks))
+            self._due += step * (ticks - self._ticks)
             self._ticks = ticks
+        # Never faster than slow start: what is due is given a place a success.
+        gained = min(1.0, self._due)
+        if gained > 0.0:
+            self._due -= gained
             self._move(limit + gained, "probe")
 
-    def _after_cut(self, now: float, level: float) -> None:
+    def _after_cut(self, now: float) -> None:
         self._restart(now)
 
     def _restart(self, now: float) -> None:
         self._reached_at = now
         self._windows = 0.0
         self._ticks = 0.0
+        self._due = 0.0

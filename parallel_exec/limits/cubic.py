@@ -56,24 +56,25 @@ class Cubic(Epochs):
         )
         self._scale = checks.number("scale", scale)
         self._tick_s = checks.seconds("tick_s", tick_s)
-        # Since the last cut: where it left the limit, windows and ticks gone by.
-        self._bottom = self._limit
+        # Since the last cut: where it left the limit, windows and ticks gone by, and where
+        # the limit should be by now.
+        self._bottom = self._goal = self._limit
         self._windows = 0.0
         self._ticks = 0.0
 
     def _grow(self, sample: Sample) -> None:
         self._windows += 1.0 / self._limit
         ticks = min(self._windows, (sample.ended_at - self._cut_at) / self._tick_s)
-        if ticks <= self._ticks:
-            return
-        self._ticks = ticks
-        depth = max(0.0, self._ceiling - self._bottom)
-        level = self._bottom + depth + self._scale * (ticks - math.cbrt(depth / self._scale)) ** 3
-        if level > self._limit:
-            # Never faster than slow start.
-            self._move(min(level, self._limit + 1.0), "growth")
+        if ticks > self._ticks:
+            self._ticks = ticks
+            depth = max(0.0, self._ceiling - self._bottom)
+            since_there = ticks - math.cbrt(depth / self._scale)
+            self._goal = self._bottom + depth + self._scale * since_there**3
+        if self._goal > self._limit:
+            # Never faster than slow start: a place a success.
+            self._move(min(self._goal, self._limit + 1.0), "growth")
 
-    def _after_cut(self, now: float, level: float) -> None:
-        self._bottom = self._limit
+    def _after_cut(self, now: float) -> None:
+        self._bottom = self._goal = self._limit
         self._windows = 0.0
         self._ticks = 0.0

@@ -35,8 +35,15 @@ FRESH = 2.0
 AWAY = 4
 """As many refused, and none let through: the service was away."""
 
+WAY_BACK = 0.7
+"""How far a cut for latency goes back to the limit that had the best, in logarithms."""
+
+WAY_UP = 0.4
+"""How far up from there growth is as usual, before it is careful."""
+
 NEVER = float("-inf")
 UNKNOWN = float("inf")
+NOWHERE = float("inf")
 
 
 class Epochs(Bounded):
@@ -65,6 +72,7 @@ class Epochs(Bounded):
         super().__init__(initial, minimum, maximum)
         self._decrease = fraction("decrease", decrease)
         self._slow = slow_start
+        self._slow_until = NOWHERE
         self._latency = LatencySignal(latency) if latency is not None else None
         self._cut_at = NEVER
         # The highest limit that is known to have fitted at the last cut.
@@ -101,7 +109,8 @@ class Epochs(Bounded):
         if not sample.waiting or 2 * sample.in_flight < self._limit:
             return
         if self._slow:
-            self._move(self._limit + 1.0, "slow start")
+            self._move(min(self._limit + 1.0, self._slow_until), "slow start")
+            self._slow = self._limit < self._slow_until
         else:
             self._grow(sample)
 
@@ -116,13 +125,14 @@ class Epochs(Bounded):
         elif self._proven < FRESH * level:
             fitted = self._epoch_size - self._epoch_refused
             target = min(target, fitted)
-            slow = fitted <= 0 and self._epoch_refused >= AWAY
+            # Until something fits, it is still away.
+            slow = fitted <= 0 and (self._slow or self._epoch_refused >= AWAY)
         self._cut(sample, target, "cut")
         # How much of a limit fitted that was not filled, nobody knows.
         filled = 2 * sample.in_flight >= level
         self._epoch_size = sample.in_flight if filled else UNKNOWN
         self._epoch_refused = 1
-        self._slow = slow
+        self._slow, self._slow_until = slow, NOWHERE
         if self._latency is not None:
             self._latency.forget_cut()
 
@@ -132,16 +142,24 @@ class Epochs(Bounded):
         level = self._limit
         if judgement == "too slow":
             self._before = level, self._slow
-            # By Little's law this limit gives the same throughput at the best latency. What
-            # is measured in slow start is half as old as the limit is high.
-            keep = min(self._decrease, 1.0 / signal.ratio, UNPROVEN if self._slow else 1.0)
+            # By Little's law, limit / ratio gives this throughput at the best latency. But the
+            # service could give more than this throughput, so not all the way.
+            keep = signal.ratio ** -(1.0 if signal.rough else WAY_BACK)
+            if self._slow:
+                # What is measured now began when the limit was half as high.
+                keep *= UNPROVEN
+            keep = min(keep, self._decrease)
             self._cut(sample, level * keep, "latency")
             # What fits lies somewhere between the two.
-            self._ceiling = (self._limit + level) / 2
+            self._ceiling = self._limit + (level - self._limit) * WAY_UP
             self._epoch_size, self._epoch_refused = UNKNOWN, 0
             self._slow = False
+        elif judgement == "helped":
+            level, self._slow = self._before
+            self._slow_until = level * UNPROVEN
         elif judgement == "in vain":
             level, self._slow = self._before
+            self._slow_until = NOWHERE
             self._ceiling = max(self._ceiling, level)
             self._move(max(self._limit, level), "latency")
         return judgement is not None or signal.undecided
@@ -152,12 +170,12 @@ class Epochs(Bounded):
         self._ceiling = max(self._limit, level - 1.0)
         self._cut_at = sample.ended_at
         self._proven = 0
-        self._after_cut(sample.ended_at, level)
+        self._after_cut(sample.ended_at)
 
     def _grow(self, sample: Sample) -> None:
         """Grow, by a success under pressure."""
         raise NotImplementedError
 
-    def _after_cut(self, now: float, level: float) -> None:
-        """Begin to grow anew, from the limit now; `level` is where it was cut."""
+    def _after_cut(self, now: float) -> None:
+        """Begin to grow anew, from the limit as it is now."""
         raise NotImplementedError

@@ -557,31 +557,45 @@ class Run:
         """Do what a step decided; return a task for `worker` to call, if there is one."""
         mine: Task | None = None
         for verb, subject, argument in actions:
-            if verb is steps.START:
-                if not subject.work.threaded:
-                    self._launch(subject)
-                elif worker is not None and mine is None:
-                    mine = subject
-                else:
-                    self._hand_out(subject)
-            elif verb is steps.END:
-                self._end(subject, argument)
-            elif verb is steps.AGAIN:
-                subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
-            elif verb is steps.GIVE_UP_AFTER:
-                self.clock.call_at(
-                    self.clock.now() + self.kill_after, self._give_up, subject, argument
-                )
-            elif verb is steps.KILL:
-                if subject.execution is not None:
-                    subject.execution.kill()
-            elif verb is steps.TELL:
-                base.tell(subject)
-            elif verb is steps.RESOLVE:
-                self._resolve(subject)
-            else:
-                self._finished()
+            if (
+                verb is steps.START
+                and worker is not None
+                and mine is None
+                and subject.work.threaded
+            ):
+                mine = subject
+                continue
+            try:
+                self._do(verb, subject, argument)
+            except Exception as error:
+                # Somebody's environment or limit breaks the rule never to raise here: that
+                # is not to cost the actions that follow.
+                log.exception("an action failed: %s %r", verb, subject)
+                if verb is steps.START:
+                    self.clock.post(self.attempt_ended, subject, subject.attempt, None, error)
         return mine
+
+    def _do(self, verb: str, subject: Any, argument: Any) -> None:
+        if verb is steps.START:
+            if subject.work.threaded:
+                self._hand_out(subject)
+            else:
+                self._launch(subject)
+        elif verb is steps.END:
+            self._end(subject, argument)
+        elif verb is steps.AGAIN:
+            subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
+        elif verb is steps.GIVE_UP_AFTER:
+            self.clock.call_at(self.clock.now() + self.kill_after, self._give_up, subject, argument)
+        elif verb is steps.KILL:
+            if subject.execution is not None:
+                subject.execution.kill()
+        elif verb is steps.TELL:
+            base.tell(subject)
+        elif verb is steps.RESOLVE:
+            self._resolve(subject)
+        else:
+            self._finished()
 
     def _end(self, task: Task, reason: str) -> None:
         if task.execution is not None:
@@ -604,15 +618,10 @@ class Run:
     def _launch(self, task: Task) -> None:
         """Begin a try that needs no thread."""
         if self.retry is not None and self.retry.foreign and self.clock_thread():
-            self._foreign(self._launch, task)
+            self._foreign(self._perform, [(steps.START, task, None)])
             return
         self._begin(task)
-        try:
-            execution = task.work.start(task)
-        except Exception as error:  # somebody's environment breaks the rule never to raise
-            self.clock.post(self.attempt_ended, task, task.attempt, None, error)
-            return
-        task.execution = execution
+        task.execution = execution = task.work.start(task)
         if task.ending is not None:  # asked to end while it was being started
             execution.end(task.ending)
 

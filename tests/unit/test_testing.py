@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import parallel_exec as px
@@ -37,6 +39,27 @@ def test_an_environment_that_raises_fails_its_task_and_hangs_nobody() -> None:
     outcomes = px.all_settled([FakeEnvironment(broken).command("x"), "echo fine"])
     assert [outcome.ok for outcome in outcomes] == [False, True]
     assert isinstance(outcomes[0].reason, ZeroDivisionError)
+
+
+def test_an_environment_that_raises_from_end_harms_no_other(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was to be ended after it is ended all the same."""
+
+    class Stubborn(FakeEnvironment):
+        def start(self, command: px.Command, ticket: Any) -> Any:
+            execution = super().start(command, ticket)
+            execution.end = ends_not  # type: ignore[method-assign]
+            return execution
+
+    def ends_not(reason: object) -> None:
+        raise ZeroDivisionError(reason)
+
+    bad = Stubborn({"work": FakeReply(delay_s=0.2)})
+    slow = FakeEnvironment({"work": FakeReply(delay_s=3)})
+    outcomes = px.all_settled([bad.command("work"), slow.command("work"), "false"], max_failures=0)
+    assert [outcome.status for outcome in outcomes] == ["fulfilled", "cancelled", "rejected"]
+    assert "ZeroDivisionError" in caplog.text
 
 
 def test_closing_ends_what_runs_and_refuses_what_comes() -> None:

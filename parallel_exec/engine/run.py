@@ -224,6 +224,7 @@ class Run:
                     width = sys.maxsize
                     if not at_hand:
                         exhausted = True
+                        self._hand_over([], True)
                         break
                 room = width - (read - self.delivered)
                 if room <= 0:

@@ -245,22 +245,23 @@ class Scheduler:
         self._finish_if_over()
 
     def stop(self, reason: Reason, error: Callable[[], BaseException], now: float) -> None:
-        """End the run: what runs is asked to end, what has not begun is skipped.
+        """End the run: what runs is asked to end, what has not begun is skipped. It is
+        finished when it is closed, since tasks may be on their way that are skipped then.
 
         Args:
-            reason: Why.
+            reason: Why; "closed" closes it as well.
             error: Makes the error of the tasks that are skipped.
             now: The time.
         """
-        if self.stopping is not None or self.finished:
-            return
-        self.stopping = reason
-        self.stop_error = error
-        self.closed = self.closed or reason == "closed"
-        for task in list(self.live.values()):
-            if task.state == "running":
-                self._end(task, "cancel")
-        self.skip_queued(error, now)
+        if reason == "closed":
+            self.closed = True
+        if self.stopping is None and not self.finished:
+            self.stopping = reason
+            for task in list(self.live.values()):
+                if task.state == "running":
+                    self._end(task, "cancel")
+            self.skip_queued(error, now)
+        self._finish_if_over()
 
     def skip_queued(self, error: Callable[[], BaseException], now: float) -> None:
         """Skip what has not begun, and what waits for its next try.
@@ -380,6 +381,6 @@ class Scheduler:
             self.stop(reason, partial(_because, reason, task), now)
 
     def _finish_if_over(self) -> None:
-        if not self.finished and not self.live and (self.closed or self.stopping is not None):
+        if not self.finished and not self.live and self.closed:
             self.finished = True
             self.actions.append((FINISHED, None, None))

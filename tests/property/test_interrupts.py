@@ -7,9 +7,10 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ import pytest
 import parallel_exec as px
 
 PACKAGE = os.path.dirname(px.__file__) + os.sep
-AT_MOST = 120  # places tried for each call, spread evenly over all there are
+AT_MOST = 400  # places tried for each call, spread evenly over all there are
 
 
 class Interrupt(KeyboardInterrupt):
@@ -31,30 +32,59 @@ class Injector:
         self.at = at
         self.seen = 0
         self.where = ""
+        self._thread = threading.get_ident()
 
-    def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
+    def run(self, call: Callable[[], Any]) -> bool:
+        """Make the call under the injector; return whether the interrupt came through."""
+        with self._watching():
+            try:
+                call()
+            except Interrupt:
+                return True
+        return False
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        if sys.version_info < (3, 12):
+            sys.settrace(self._trace)
+            try:
+                yield
+            finally:
+                sys.settrace(None)
+        else:  # where tracing bytecodes crashes some releases of the interpreter itself
+            tool, events = sys.monitoring.PROFILER_ID, sys.monitoring.events
+            sys.monitoring.use_tool_id(tool, __name__)
+            sys.monitoring.register_callback(tool, events.INSTRUCTION, self._instruction)
+            sys.monitoring.set_events(tool, events.INSTRUCTION)
+            try:
+                yield
+            finally:
+                sys.monitoring.set_events(tool, 0)
+                sys.monitoring.register_callback(tool, events.INSTRUCTION, None)
+                sys.monitoring.free_tool_id(tool)
+                sys.monitoring.restart_events()
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
         if not frame.f_code.co_filename.startswith(PACKAGE):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         if event == "opcode":
-            self.seen += 1
-            if self.seen - 1 == self.at:
-                code = frame.f_code
-                self.where = f"{code.co_filename}:{frame.f_lineno} ({code.co_qualname})"
-                raise Interrupt
-        return self
+            self._count(frame.f_code)
+        return self._trace
 
-    def run(self, call: Callable[[], Any]) -> bool:
-        """Make the call under the injector; return whether the interrupt came through."""
-        sys.settrace(self)
-        try:
-            call()
-        except Interrupt:
-            return True
-        finally:
-            sys.settrace(None)
-        return False
+    def _instruction(self, code: CodeType, offset: int) -> Any:
+        if not code.co_filename.startswith(PACKAGE):
+            return sys.monitoring.DISABLE  # type: ignore[attr-defined,unused-ignore]
+        if threading.get_ident() == self._thread:
+            self._count(code)
+        return None
+
+    def _count(self, code: CodeType) -> None:
+        self.seen += 1
+        if self.seen - 1 == self.at:
+            self.where = f"{code.co_filename} ({code.co_qualname})"
+            raise Interrupt
 
 
 def running_commands() -> list[str]:

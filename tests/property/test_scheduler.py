@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from parallel_exec.engine import scheduler as steps
 from parallel_exec.engine.retry import RetryAgain
@@ -149,7 +149,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.limiter.limit = limit
         self.most = max(self.most, limit)
 
-    @precondition(lambda self: self.clock.now() > 3)
+    @rule(of=runs)
+    def the_input_ends(self, of: int) -> None:
+        self.runs[of].scheduler.close()
+        self.runs[of].perform()
+
     @rule(of=runs)
     def a_run_is_stopped(self, of: int) -> None:
         run = self.runs[of]
@@ -201,8 +205,8 @@ class SchedulerMachine(RuleBasedStateMachine):
     def a_run_finishes_once_and_only_when_all_is_settled(self) -> None:
         for run in self.runs:
             assert run.finished == run.scheduler.finished
-            if run.scheduler.finished:
-                assert not run.scheduler.live
+            over = run.scheduler.closed and not run.scheduler.live
+            assert run.scheduler.finished == over
 
     def teardown(self) -> None:
         for run in self.runs:

@@ -55,6 +55,33 @@ def test_child_runs_commands_and_functions(tmp_path: Path, fork_head: str) -> No
         ], script.errors()  # fmt: skip
 
 
+def test_a_fork_while_a_command_starts_holds_up_nobody(tmp_path: Path, fork_head: str) -> None:
+    """A forked child that lives on has no end of the pipes of a command that was starting."""
+    code = fork_head + (
+        "from parallel_exec.environments.local import spawn\n"
+        "px.run('true')\n"
+        "starting, forked_now = threading.Event(), threading.Event()\n"
+        "fork_exec = spawn.fork_exec\n"
+        "def slow(*arguments):\n"
+        "    starting.set()\n"
+        "    forked_now.wait(1)\n"
+        "    return fork_exec(*arguments)\n"
+        "spawn.fork_exec = slow\n"
+        "future = px.submit('echo started')\n"
+        "starting.wait()\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    time.sleep(1000)\n"
+        "forked_now.set()\n"
+        "try:\n"
+        "    print(future.result(20).text(), end='')\n"
+        "finally:\n"
+        "    os.kill(pid, signal.SIGKILL)\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest() == "started\n", script.errors()
+
+
 def test_child_s_exit_leaves_the_parent_s_commands(
     nap: Nap, tmp_path: Path, fork_head: str
 ) -> None:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.spawn import SCARCE, spawn
+from parallel_exec.environments.local.spawn import SCARCE, STARTING, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import CommandNotFoundError, CommandStartError, TaskCancelledError
 from parallel_exec.reactor.poller import WRITE
@@ -140,7 +140,8 @@ class Process:
                 TaskCancelledError(f"{self.command} was cancelled before it started")
             )
         try:
-            self._spawn()
+            with STARTING:
+                self._spawn()
         except OSError as error:
             if error.errno in SCARCE:
                 self.ticket.strained(error)

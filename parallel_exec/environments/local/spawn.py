@@ -13,6 +13,7 @@ import errno
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -27,6 +28,15 @@ try:
     from _posixsubprocess import fork_exec
 except ImportError:  # pragma: no cover
     fork_exec = None
+
+# Held while a program is started. A fork by another thread waits for it: the forked child
+# would keep the pipes open whose end is waited for here, for as long as it lives.
+STARTING = threading.Lock()
+os.register_at_fork(
+    before=STARTING.acquire,
+    after_in_parent=STARTING.release,
+    after_in_child=STARTING.release,
+)
 
 FAST = fork_exec is not None and (3, 11) <= sys.version_info[:2] <= (3, 13)
 

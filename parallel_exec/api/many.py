@@ -237,7 +237,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
             if own_timeout is not None:
                 command = command.replace(timeout=own_timeout)
             if executor is None:
-                return Placed(command, command.environment or LOCAL)
+                return Shell(command, command.environment or LOCAL)
             if command.timeout is None and timeout is not None:
                 command = command.replace(timeout=timeout)
             return Send(
@@ -252,17 +252,6 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
         return Call(item, label=label, timeout=own_timeout)
 
     return make
-
-
-class Placed(Shell):
-    """A command that says where it runs, for limits by host."""
-
-    __slots__ = ()
-
-    @property
-    def host(self) -> str:
-        """The name of its environment."""
-        return self._backend.name
 
 
 def _run_there(command: Command) -> Any:

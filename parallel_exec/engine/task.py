@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.errors import CommandStartError, HostError
-from parallel_exec.limits.base import Limiter, Request
+from parallel_exec.limits.base import Request
 from parallel_exec.reactor import Timer
 from parallel_exec.values.outcome import Outcome, Status
 from parallel_exec.values.result import Result
@@ -77,19 +77,7 @@ class Task(Request):
         repeatable: Whether the user says that running it twice does no harm.
     """
 
-    # Class attributes stand for what is as usual, so that making a task sets two.
-    weight: float = 1
-    priority: float = 0
-    key: object = None
-    parent: Request | None = None
-    parts: tuple[Limiter, ...] = ()
-    held = False
-    since = 0.0
-    _order = 0
-    _line = None
-    _borrowed = None
-    _lent = None
-    _lending = 0
+    # As in `Request`: making a task sets two.
     repeatable = False
     run: Run
     state = "queued"

@@ -72,6 +72,11 @@ class Shell:
         self._backend = backend
         self.timeout = command.timeout
 
+    @property
+    def host(self) -> str:
+        """The name of the environment, for limits by host."""
+        return self._backend.name
+
     def call(self, task: Task) -> Any:
         raise NotImplementedError
 

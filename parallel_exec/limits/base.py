@@ -71,8 +71,8 @@ NO_VERDICTS: Mapping[Limiter, Verdict] = {}
 class Request:
     """Asks for a place, waits for it, holds it.
 
-    Subclasses say how the attributes are kept: there may be millions of tasks, which have
-    slots; a place that a ``with`` takes has to be made in no time.
+    Class attributes stand for what is as usual: there may be millions of tasks, and a place
+    that a ``with`` takes has to be made in no time.
 
     Attributes:
         weight: How much room it takes.
@@ -84,20 +84,18 @@ class Request:
         since: When it was granted, in monotonic seconds.
     """
 
-    __slots__ = tuple[str, ...]()  # a type checker would take () for "no attributes at all"
-
-    weight: float
-    priority: float
-    key: object
-    parent: Request | None
-    parts: tuple[Limiter, ...]
-    held: bool
-    since: float
-    _order: int  # when it arrived, among all; 0 until it has had to wait
-    _line: Limiter | None  # where it waits
-    _borrowed: dict[Limiter, tuple[Request, float]] | None
-    _lent: dict[Limiter, dict[Request, float]] | None  # to whom, how much
-    _lending: int  # how many of its own calls wait for others
+    weight: float = 1
+    priority: float = 0
+    key: object = None
+    parent: Request | None = None
+    parts: tuple[Limiter, ...] = ()
+    held = False
+    since = 0.0
+    _order = 0  # when it arrived, among all; 0 until it has had to wait
+    _line: Limiter | None = None  # where it waits
+    _borrowed: dict[Limiter, tuple[Request, float]] | None = None
+    _lent: dict[Limiter, dict[Request, float]] | None = None  # to whom, how much
+    _lending = 0  # how many of its own calls wait for others
 
     def __lt__(self, other: object) -> bool:
         return False  # for heaps, where one may stand twice
@@ -437,20 +435,8 @@ def tell(granted: Iterable[Request]) -> None:
 
 
 class Place(Request):
-    """The request of a thread that blocks until it is granted. Class attributes stand for
-    what is as usual.
-    """
+    """The request of a thread that blocks until it is granted."""
 
-    weight: float = 1
-    priority: float = 0
-    key: object = None
-    held = False
-    since = 0.0
-    _order = 0
-    _line = None
-    _borrowed = None
-    _lent = None
-    _lending = 0
     _gate: threading.Lock
 
     def granted(self) -> None:

@@ -22,7 +22,7 @@ from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.limits.keyed import PerKey
 from parallel_exec.limits.rate import RateLimiter
-from tests.unit.limits.asking import StillClock
+from parallel_exec.testing import FakeClock
 
 
 class Asked(Place):
@@ -259,7 +259,7 @@ def test_no_stretch_of_time_holds_more_than_the_rate(
     n: int, burst: int, arrivals: list[tuple[float, int]]
 ) -> None:
     """Wherever a window is laid, no more begins in it than allowed, and all begin."""
-    clock = StillClock()
+    clock = FakeClock(100.0)
     limiter = RateLimiter(n, per=1.0, burst=min(burst, n), clock=clock)
     begun: list[tuple[float, float]] = []
 
@@ -270,12 +270,12 @@ def test_no_stretch_of_time_holds_more_than_the_rate(
             begun.append((clock.now(), self.weight))
 
     for pause, weight in arrivals:
-        clock.pass_time(pause)
+        clock.advance(pause)
         request = Arrival()
         request.weight = min(weight, n)
         if base.acquire(request, limiter):
             request.granted()
-    clock.pass_time(2.0 * len(arrivals) + 1)
+    clock.advance(2.0 * len(arrivals) + 1)
     assert len(begun) == len(arrivals)
     for start, _ in begun:
         assert sum(weight for when, weight in begun if start <= when < start + 1.0 - 1e-9) <= n

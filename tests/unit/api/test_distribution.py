@@ -17,7 +17,7 @@ from parallel_exec.errors import (
     ConnectionLostError,
     DeadlineExceededError,
 )
-from tests.unit.limits.asking import StillClock
+from parallel_exec.testing import FakeClock
 
 
 def echo(task: Any) -> Any:
@@ -158,7 +158,7 @@ def test_two_choices_reach_every_worker() -> None:
 def test_what_did_not_run_goes_to_another_worker() -> None:
     """A worker that cannot be reached costs no task; after a few failures it gets none."""
     gone = dead()
-    balancer = px.LoadBalancer([gone, echo], capacity=1, clock=StillClock())
+    balancer = px.LoadBalancer([gone, echo], capacity=1, clock=FakeClock(100.0))
     assert [result for _, result in balancer.execute_many(pairs(20))] == list(range(20))
     assert len(gone.calls) == 3
     state = balancer.statistics()[0]
@@ -193,7 +193,7 @@ def test_a_tasks_own_failure_says_nothing_about_the_worker() -> None:
 
 def test_a_worker_is_probed_by_a_single_task_and_comes_back() -> None:
     """After a while it gets one task; if that succeeds it is up again."""
-    clock = StillClock()
+    clock = FakeClock(100.0)
     sick = Sick(*[ConnectError("no") for _ in range(4)])
     balancer = px.LoadBalancer([sick], failures=3, probe_after=5, clock=clock)
 
@@ -203,19 +203,19 @@ def test_a_worker_is_probed_by_a_single_task_and_comes_back() -> None:
     with pytest.raises(px.NoWorkerError):
         balancer.execute(1)
     assert (state(), len(sick.calls)) == ("down", 3)
-    clock.pass_time(4.9)
+    clock.advance(4.9)
     with pytest.raises(px.NoWorkerError):
         balancer.execute(2)
     assert len(sick.calls) == 3
-    clock.pass_time(0.1)
+    clock.advance(0.1)
     with pytest.raises(px.NoWorkerError):
         balancer.execute(3)  # the probe, which fails: twice the wait
     assert (state(), len(sick.calls)) == ("down", 4)
-    clock.pass_time(9.9)
+    clock.advance(9.9)
     with pytest.raises(px.NoWorkerError):
         balancer.execute(4)
     assert len(sick.calls) == 4
-    clock.pass_time(0.1)
+    clock.advance(0.1)
     assert balancer.execute(5).result == 5
     assert state() == "up"
 
@@ -223,7 +223,7 @@ def test_a_worker_is_probed_by_a_single_task_and_comes_back() -> None:
 def test_all_workers_down_is_an_error_that_names_each_ones_last() -> None:
     """It comes at once, and what has not begun is skipped."""
     workers = [dead("a"), Sick(*[AuthenticationError("no key") for _ in range(9)], name="b")]
-    balancer = px.LoadBalancer(workers, capacity=1, clock=StillClock())
+    balancer = px.LoadBalancer(workers, capacity=1, clock=FakeClock(100.0))
     outcomes = balancer.execute_many_settled(pairs(50))
     assert len(outcomes) == 50
     assert outcomes.fulfilled == ()
@@ -256,7 +256,7 @@ def test_a_worker_dying_in_the_middle_loses_no_task_and_repeats_none() -> None:
         alive = alive and len(done) < 20
         return task
 
-    balancer = px.LoadBalancer([mortal, steady], capacity=2, clock=StillClock())
+    balancer = px.LoadBalancer([mortal, steady], capacity=2, clock=FakeClock(100.0))
     results = balancer.execute_many(pairs(100))
     assert [result for _, result in results] == list(range(100))
     assert sorted(done) == list(range(100))

@@ -8,31 +8,32 @@ import parallel_exec as px
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits import base
 from parallel_exec.limits.rate import RateLimiter
-from tests.unit.limits.asking import Asker, StillClock
+from parallel_exec.testing import FakeClock
+from tests.unit.limits.asking import Asker
 
 
 def test_n_begin_at_once_and_the_next_when_the_window_has_passed() -> None:
     """The window slides: a place comes back exactly `per` after it was used."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(2, per=10, clock=clock)
     asker.ask("a", limiter)
-    clock.pass_time(4)
+    clock.advance(4)
     asker.ask("b", limiter)
     asker.ask("c", limiter)
     asker.ask("d", limiter)
-    clock.pass_time(5.5)
+    clock.advance(5.5)
     assert asker.granted == ["a", "b"]
-    clock.pass_time(0.5)
+    clock.advance(0.5)
     assert asker.granted == ["a", "b", "c"]
-    clock.pass_time(3.5)
+    clock.advance(3.5)
     assert asker.granted == ["a", "b", "c"]
-    clock.pass_time(0.5)
+    clock.advance(0.5)
     assert asker.granted == ["a", "b", "c", "d"]
 
 
 def test_ending_early_gives_nothing_back() -> None:
     """It is beginnings that are counted, not what runs."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(1, per=10, clock=clock)
     base.tell(base.release(asker.ask("a", limiter)))
     asker.ask("b", limiter)
@@ -41,47 +42,47 @@ def test_ending_early_gives_nothing_back() -> None:
 
 def test_a_burst_of_one_spreads_the_work() -> None:
     """With `burst` 1 tasks begin `per` / `n` apart."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(4, per=8, burst=1, clock=clock)
     for name in "abc":
         asker.ask(name, limiter)
     counts = []
     for _ in range(5):
         counts.append(len(asker.granted))
-        clock.pass_time(1)
+        clock.advance(1)
     assert counts == [1, 1, 2, 2, 3]
 
 
 def test_weights_use_up_the_window() -> None:
     """A heavy task counts as many light ones."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(5, per=10, clock=clock)
     asker.ask("heavy", limiter, weight=4)
     asker.ask("light", limiter)
     asker.ask("more", limiter, weight=2)
     assert asker.granted == ["heavy", "light"]
-    clock.pass_time(10)
+    clock.advance(10)
     assert asker.granted == ["heavy", "light", "more"]
 
 
 def test_the_urgent_is_served_first_when_time_has_come() -> None:
     """Priority holds among those who wait for time to pass."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(1, per=10, clock=clock)
     for name, priority in [("a", 0), ("b", 0), ("urgent", 1)]:
         asker.ask(name, limiter, priority=priority)
-    clock.pass_time(20)
+    clock.advance(20)
     assert asker.granted == ["a", "urgent", "b"]
 
 
 def test_a_pause_outlasts_the_window() -> None:
     """Nothing begins while the limit is paused; what is due begins when it is resumed."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(1, per=10, clock=clock)
     asker.ask("a", limiter)
     asker.ask("b", limiter)
     limiter.pause()
-    clock.pass_time(100)
+    clock.advance(100)
     assert asker.granted == ["a"]
     limiter.resume()
     assert asker.granted == ["a", "b"]
@@ -89,27 +90,27 @@ def test_a_pause_outlasts_the_window() -> None:
 
 def test_a_nested_call_counts_like_any_other() -> None:
     """A rate is never lent."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     limiter = RateLimiter(1, per=10, clock=clock)
     outer = asker.ask("outer", limiter)
     base.lend(outer)
     asker.ask("inner", limiter, parent=outer)
     assert asker.granted == ["outer"]
-    clock.pass_time(10)
+    clock.advance(10)
     assert asker.granted == ["outer", "inner"]
     base.lend_no_more(outer)
 
 
 def test_who_waits_for_time_holds_no_place_elsewhere() -> None:
     """Together with another limit, a task that must wait leaves the other one free."""
-    clock, asker = StillClock(), Asker()
+    clock, asker = FakeClock(100.0), Asker()
     rate, places = RateLimiter(1, per=10, clock=clock), px.ConcurrencyLimiter(1)
     both = px.AllOf(places, rate)
     base.tell(base.release(asker.ask("a", both)))
     asker.ask("b", both)
     assert places.in_flight == 0
     base.tell(base.release(asker.ask("other", places)))
-    clock.pass_time(10)
+    clock.advance(10)
     assert asker.granted == ["a", "other", "b"]
     assert places.in_flight == 1
 
@@ -121,7 +122,7 @@ def test_it_limits_a_run() -> None:
 
 def test_it_works_as_with_and_decorator() -> None:
     """Each entry is one beginning."""
-    clock = StillClock()
+    clock = FakeClock(100.0)
     limiter = RateLimiter(2, per=10, clock=clock)
     with limiter:
         assert limiter(lambda: limiter.in_flight)() == 2

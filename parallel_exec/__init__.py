@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 
 from parallel_exec import errors
 from parallel_exec.api.adaptive import AIMDController
-from parallel_exec.api.batcher import BatcherFullError, BatchResultError, TaskBatcher
+from parallel_exec.api.batcher import TaskBatcher
 from parallel_exec.api.distribution import (
     LoadBalancer,
-    NoWorkerError,
     RoundRobinDistributor,
     WorkerResult,
     WorkerResults,
@@ -84,8 +83,6 @@ __all__ = [
     "AdaptiveStatistics",
     "AllOf",
     "AsCompleted",
-    "BatchResultError",
-    "BatcherFullError",
     "CancelToken",
     "Command",
     "ConcurrencyLimiter",
@@ -101,7 +98,6 @@ __all__ = [
     "LoadBalancer",
     "Local",
     "ManyOptions",
-    "NoWorkerError",
     "Outcome",
     "Outcomes",
     "ParallelExecutor",

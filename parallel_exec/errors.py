@@ -6,6 +6,7 @@ class                         raised when                                 did it
 `ConfigError`                 an argument cannot be used                  no
 `CommandStartError`           the system refused to start the command     no
 `HostError`                   a host could not be reached or trusted      no
+`NoWorkerError`               every worker of a balancer is down          no
 `ConnectionLostError`         the connection broke under the command      unknown
 `CommandError`                the command ended, but not well             yes
 `TaskTimeoutError`            a task was over its time                    yes
@@ -13,6 +14,8 @@ class                         raised when                                 did it
 `DeadlineExceededError`       the whole run was over its time             some of it
 `RunFailedError`              tasks of a run failed                       some of it
 `ExecutorClosedError`         the executor takes no more work             no
+`BatcherFullError`            a batcher holds as many items as it may     no
+`BatchResultError`            a batch gave a wrong number of results      yes
 ============================  ==========================================  ===============
 
 All of them survive `pickle`, so they cross process boundaries unharmed.
@@ -21,7 +24,8 @@ All of them survive `pickle`, so they cross process boundaries unharmed.
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Sequence
+import queue
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AuthenticationError",
+    "BatchResultError",
+    "BatcherFullError",
     "CommandError",
     "CommandFailedError",
     "CommandNotFoundError",
@@ -44,6 +50,7 @@ __all__ = [
     "FileTransferError",
     "HostError",
     "HostKeyError",
+    "NoWorkerError",
     "OutputLimitError",
     "ParallelExecError",
     "RunFailedError",
@@ -146,6 +153,28 @@ class HostKeyError(HostError):
     """The host's key is unknown, changed or revoked."""
 
 
+class NoWorkerError(HostError):
+    """Every worker of a balancer is down. The task did not run.
+
+    Attributes:
+        errors: The last error of each worker, by its name.
+    """
+
+    errors: Mapping[str, BaseException] = {}
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        errors: Mapping[str, BaseException] | None = None,
+        environment: str | None = None,
+        attempts: int | None = None,
+    ) -> None:
+        super().__init__(message, environment=environment, attempts=attempts)
+        if errors is not None:
+            self.errors = errors
+
+
 class ConnectionLostError(ParallelExecError, ConnectionError):
     """The connection broke while the command was running: its fate is unknown.
 
@@ -239,6 +268,16 @@ class DeadlineExceededError(ParallelExecError, TimeoutError):
 
 class ExecutorClosedError(ParallelExecError, RuntimeError):
     """The executor, the environment or the batcher has been closed."""
+
+
+class BatcherFullError(ParallelExecError, queue.Full):
+    """A batcher holds `max_queue` items: the item was refused, or dropped. It was not
+    processed.
+    """
+
+
+class BatchResultError(ParallelExecError, ValueError):
+    """A processor did not give one result for each item. What it did with them is unknown."""
 
 
 class RunFailedError(ParallelExecError, ExceptionGroup[Exception]):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import queue
 import threading
 import weakref
 from collections import deque
@@ -18,27 +17,17 @@ from parallel_exec import reactor
 from parallel_exec.api import one
 from parallel_exec.api.closing import Closing
 from parallel_exec.engine.work import name_of
-from parallel_exec.errors import ExecutorClosedError, ParallelExecError
+from parallel_exec.errors import BatcherFullError, BatchResultError, ExecutorClosedError
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 
-__all__ = ["BatchResultError", "BatcherFullError", "TaskBatcher"]
+__all__ = ["TaskBatcher"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Overflow = Literal["block", "error", "drop oldest"]
 LINGER_S = 0.05  # how long a thread waits for more before it ends
-
-
-class BatcherFullError(ParallelExecError, queue.Full):
-    """A batcher holds `max_queue` items: the item was refused, or dropped. It was not
-    processed.
-    """
-
-
-class BatchResultError(ParallelExecError, ValueError):
-    """A processor did not give one result for each item. What it did with them is unknown."""
 
 
 class TaskBatcher(Closing, Generic[T, R]):

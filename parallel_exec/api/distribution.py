@@ -9,7 +9,7 @@ lock.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Unpack, cast
@@ -22,7 +22,7 @@ from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.task import Stoppable, Task
 from parallel_exec.engine.work import Shell, name_of
 from parallel_exec.environments.base import Backend
-from parallel_exec.errors import ConfigError, HostError
+from parallel_exec.errors import ConfigError, HostError, NoWorkerError
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.composed import AllOf
@@ -34,7 +34,6 @@ from parallel_exec.values.outcome import Outcome, Outcomes, Status
 
 __all__ = [
     "LoadBalancer",
-    "NoWorkerError",
     "RoundRobinDistributor",
     "WorkerResult",
     "WorkerResults",
@@ -83,16 +82,6 @@ class WorkerStatistics:
     completed: int
     failures: int
     last_error: BaseException | None
-
-
-class NoWorkerError(HostError):
-    """Every worker is down. The task did not run.
-
-    Attributes:
-        errors: The last error of each worker, by its name.
-    """
-
-    errors: Mapping[str, BaseException] = {}
 
 
 class Worker:
@@ -275,9 +264,7 @@ class Pool(Limiter):
         with base.LOCK:
             errors = {w.name: w.error for w in self.workers if w.error is not None}
         told = "; ".join(f"{name}: {type(e).__name__}: {e}" for name, e in errors.items())
-        error = NoWorkerError(f"no worker is left ({told})")
-        error.errors = errors
-        return error
+        return NoWorkerError(f"no worker is left ({told})", errors=errors)
 
     def all_down(self) -> bool:
         """Return whether no worker may be given anything now."""

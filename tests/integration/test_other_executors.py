@@ -219,6 +219,8 @@ def an_error(kind: type[BaseException]) -> BaseException:
         return kind("message", result=RESULT, environment="here", attempts=2)
     if issubclass(kind, errors.CommandStartError):
         return kind("message", errno=2, environment="here")
+    if kind is errors.NoWorkerError:
+        return errors.NoWorkerError("message", errors={"worker": ValueError("v")})
     if kind is errors.RunFailedError:
         return errors.RunFailedError("message", [ValueError("v")], outcomes=[OUTCOME])
     return kind("message", environment="here", attempts=2)  # type: ignore[call-arg]
@@ -242,6 +244,8 @@ def test_every_error_pickles(name: str, protocol: int) -> None:
     if isinstance(error, errors.RunFailedError):
         assert [str(each) for each in back.exceptions] == ["v"]  # type: ignore[attr-defined]
         assert back.outcomes[0].index == 1  # type: ignore[attr-defined]
+    if isinstance(error, errors.NoWorkerError):
+        assert str(back.errors["worker"]) == "v"  # type: ignore[attr-defined]
 
 
 def test_every_error_is_in_the_tree() -> None:

@@ -106,7 +106,7 @@ def test_a_wrong_number_of_results_is_an_error_on_every_item(results: object) ->
     with px.TaskBatcher[int, int](2, NEVER_S, lambda items: results) as batcher:  # type: ignore[arg-type,return-value]
         futures = [batcher.add(item) for item in range(2)]
     for future in futures:
-        with pytest.raises(px.BatchResultError):
+        with pytest.raises(px.errors.BatchResultError):
             future.result()
 
 
@@ -149,7 +149,7 @@ def test_a_full_queue_refuses(gate: Gate) -> None:
         first = batcher.add(0)
         assert gate.entered.acquire(timeout=10)
         second = batcher.add(1)
-        with pytest.raises(px.BatcherFullError, match="1 items wait"):
+        with pytest.raises(px.errors.BatcherFullError, match="1 items wait"):
             batcher.add(2)
         gate.open.set()
         assert values([first, second]) == [0, 10]
@@ -161,7 +161,7 @@ def test_a_full_queue_drops_the_oldest(gate: Gate) -> None:
         first = batcher.add(0)
         assert gate.entered.acquire(timeout=10)
         dropped, last = batcher.add(1), batcher.add(2)
-        assert isinstance(dropped.exception(10), px.BatcherFullError)
+        assert isinstance(dropped.exception(10), px.errors.BatcherFullError)
         gate.open.set()
         assert values([first, last]) == [0, 20]
     assert gate.batches == [[0], [2]]

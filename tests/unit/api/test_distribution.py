@@ -200,19 +200,19 @@ def test_a_worker_is_probed_by_a_single_task_and_comes_back() -> None:
     def state() -> str:
         return balancer.statistics()[0].state
 
-    with pytest.raises(px.NoWorkerError):
+    with pytest.raises(px.errors.NoWorkerError):
         balancer.execute(1)
     assert (state(), len(sick.calls)) == ("down", 3)
     clock.advance(4.9)
-    with pytest.raises(px.NoWorkerError):
+    with pytest.raises(px.errors.NoWorkerError):
         balancer.execute(2)
     assert len(sick.calls) == 3
     clock.advance(0.1)
-    with pytest.raises(px.NoWorkerError):
+    with pytest.raises(px.errors.NoWorkerError):
         balancer.execute(3)  # the probe, which fails: twice the wait
     assert (state(), len(sick.calls)) == ("down", 4)
     clock.advance(9.9)
-    with pytest.raises(px.NoWorkerError):
+    with pytest.raises(px.errors.NoWorkerError):
         balancer.execute(4)
     assert len(sick.calls) == 4
     clock.advance(0.1)
@@ -228,14 +228,14 @@ def test_all_workers_down_is_an_error_that_names_each_ones_last() -> None:
     assert len(outcomes) == 50
     assert outcomes.fulfilled == ()
     assert len(outcomes.skipped) >= 44
-    errors = [o.reason for o in outcomes if isinstance(o.reason, px.NoWorkerError)]
+    errors = [o.reason for o in outcomes if isinstance(o.reason, px.errors.NoWorkerError)]
     assert len(errors) == 1
     assert {name: str(error) for name, error in errors[0].errors.items()} == {
         "a": "a is not there",
         "b": "no key",
     }
     assert "a: ConnectError: a is not there; b: AuthenticationError: no key" in str(errors[0])
-    with pytest.raises(px.NoWorkerError):
+    with pytest.raises(px.errors.NoWorkerError):
         balancer.execute_many(pairs(3))
     assert list(balancer.loads.values()) == [0, 0]
 

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, Unpack, cast
 
 from parallel_exec import reactor
@@ -30,7 +31,7 @@ from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
-from parallel_exec.values.outcome import Outcome, Outcomes, Status
+from parallel_exec.values.outcome import Outcome, Outcomes, Status, run_failed
 
 __all__ = [
     "LoadBalancer",
@@ -115,7 +116,7 @@ class Worker:
         if isinstance(given, Backend):
             self.backend = given
             self.name = given.name
-        elif callable(given) and not isinstance(given, type):
+        elif callable(given) and not isinstance(given, type) and not iscoroutinefunction(given):
             self.call = given
             self.name = name_of(given)
         else:
@@ -189,11 +190,6 @@ class Distributed:
         self.threaded = self.abandonable = worker is not None and worker.call is not None
         self.is_command = not self.threaded
 
-    @property
-    def host(self) -> str | None:
-        """Where it runs."""
-        return None if self.worker is None else self.worker.name
-
     def call(self, task: Task) -> Any:
         assert self.worker is not None
         assert self.worker.call is not None
@@ -249,6 +245,7 @@ class Pool(Limiter):
         self._probe_after = probe_after
         self._own_clock = clock
         self._next = 0  # where the search begins: equals take turns
+        self._hopeless: Request | None = None  # let through without a worker, to fail
 
     @property
     def limit(self) -> int:
@@ -268,12 +265,18 @@ class Pool(Limiter):
 
     def all_down(self) -> bool:
         """Return whether no worker may be given anything now."""
-        with base.LOCK:
-            return self._all_down()
-
-    def _all_down(self) -> bool:
         now = self._clock.now()
-        return not any(worker.usable(now) for worker in self.workers)
+        with base.LOCK:
+            return not any(worker.usable(now) for worker in self.workers)
+
+    def _is_hopeless(self) -> bool:
+        """Return whether there is nothing to wait for: all are down, and none runs anything.
+        Then one task after the other is let through, and the first that fails ends its run.
+        """
+        if self._hopeless is not None:
+            return False
+        now = self._clock.now()
+        return not any(worker.usable(now) or worker.running for worker in self.workers)
 
     # The limiter
 
@@ -281,12 +284,11 @@ class Pool(Limiter):
         return any(self._free(worker, None) for worker in self.workers)
 
     def _fits(self, request: Request) -> bool:
-        return not self._paused and self._choice(request) is not None
+        if self._paused:
+            return False
+        return self._choice(request) is not None or self._is_hopeless()
 
     def _admits(self, request: Request) -> bool:
-        # Who comes when all are down is let through, to fail at once.
-        if not self._paused and self._all_down():
-            return True
         if _work(request).pinned is not None:  # the others in line want another worker
             return self._fits(request)
         return super()._admits(request)
@@ -296,6 +298,7 @@ class Pool(Limiter):
         worker = self._choice(request)
         work.assign(worker)
         if worker is None:
+            self._hopeless = request
             return
         worker.running += 1
         worker.load += request.weight
@@ -305,6 +308,8 @@ class Pool(Limiter):
 
     def _returned(self, request: Request, verdict: Verdict, now: float) -> None:
         worker = _work(request).worker
+        if self._hopeless is request:
+            self._hopeless = None
         if worker is None or not worker.running:  # the latter in a forked child
             return
         worker.running -= 1
@@ -324,6 +329,7 @@ class Pool(Limiter):
 
     def _forked(self) -> None:
         super()._forked()
+        self._hopeless = None
         for worker in self.workers:
             worker.running, worker.load, worker.probe = 0, 0, None
 
@@ -518,10 +524,26 @@ class _Distributor(Closing):
         if options.get("concurrency") is not None:
             limit = AllOf(self._pool, many.limit_of(options["concurrency"]))
         options["concurrency"] = limit
-        return Many(items, make, name, options, first=first, also=self._is_over)
 
-    def _is_over(self, status: Status) -> bool:
-        return status != "fulfilled" and self._pool.all_down()
+        def is_over(status: Status) -> bool:
+            return status != "fulfilled" and self._pool.all_down() and not prepared.run.is_busy()
+
+        prepared = Many(items, make, name, options, first=first, also=is_over)
+        return prepared
+
+    @staticmethod
+    def _run(prepared: Many) -> list[Task]:
+        """Run all tasks; return them in their order, or raise what failed first."""
+        with closing(prepared.settled()) as settled:
+            done = sorted(settled, key=_index)
+        culprit = prepared.run.culprit
+        if culprit is not None and prepared.tolerated is None:
+            raise _named(culprit)
+        prepared.raise_if_ended_early()
+        failed = [task for task in done if task.error is not None]
+        if failed:
+            raise run_failed([_outcome(task) for task in failed], of=prepared.count)
+        return done
 
 
 def _state(worker: Worker) -> Literal["up", "down", "probed"]:
@@ -612,22 +634,14 @@ class LoadBalancer(_Distributor):
             A pair (worker, result) for each task, in task order.
 
         Raises:
-            NoWorkerError: Every worker is down; the rest is skipped.
+            NoWorkerError: Every worker is down and runs nothing; the rest is skipped.
+            RunFailedError: Tasks failed, but not more than `max_failures`.
             BaseException: The first failure of a task; notes name the task and the worker.
 
         **Blocking:** until every task has ended.
         """
         prepared = self._prepare(self._given(tasks), "execute_many", options, first="rejected")
-        results: dict[int, WorkerResult] = {}
-        with closing(prepared.settled()) as settled:
-            for task in settled:
-                if task.error is None:
-                    results[task.index] = _result(task)
-        culprit = prepared.run.culprit
-        if culprit is not None:
-            raise _named(culprit)
-        prepared.raise_if_ended_early()
-        return [results[index] for index in sorted(results)]
+        return [_result(task) for task in self._run(prepared)]
 
     def execute_many_settled(
         self, tasks: Iterable[tuple[TaskLike | Any, float]], **options: Unpack[ManyOptions]
@@ -640,13 +654,13 @@ class LoadBalancer(_Distributor):
 
         Returns:
             An outcome for each task, in task order; its value is a pair (worker, result).
-            When every worker is down, what has not begun is ``skipped``.
+            When every worker is down and runs nothing, what has not begun is ``skipped``.
 
         **Blocking:** until every task has ended.
         """
         prepared = self._prepare(self._given(tasks), "execute_many_settled", options)
         with closing(prepared.settled()) as settled:
-            done = sorted(settled, key=lambda task: task.index)
+            done = sorted(settled, key=_index)
         return Outcomes(_outcome(task) for task in done)
 
     def _given(self, tasks: Iterable[Any]) -> Iterable[Any]:
@@ -712,7 +726,8 @@ class RoundRobinDistributor(_Distributor):
             that went to another than it was dealt to stands with the one that ran it.
 
         Raises:
-            NoWorkerError: Every worker is down; the rest is skipped.
+            NoWorkerError: Every worker is down and runs nothing; the rest is skipped.
+            RunFailedError: Tasks failed, but not more than `max_failures`.
             BaseException: The first failure of a task; notes name the task and the worker.
 
         **Blocking:** until every task has ended.
@@ -727,14 +742,8 @@ class RoundRobinDistributor(_Distributor):
             return work
 
         prepared = self._prepare(tasks, "distribute", options, make, first="rejected")
-        with closing(prepared.settled()) as settled:
-            done = sorted(settled, key=lambda task: task.index)
-        culprit = prepared.run.culprit
-        if culprit is not None:
-            raise _named(culprit)
-        prepared.raise_if_ended_early()
         results: dict[Worker | None, list[Any]] = {worker: [] for worker in self._workers}
-        for task in done:
+        for task in self._run(prepared):
             results[_work(task).worker].append(task.value)
         return [WorkerResults(worker.given, results[worker]) for worker in self._workers]
 
@@ -746,6 +755,10 @@ def _weighted(pair: Any) -> Given:
         task, weight = pair
     given = task if isinstance(task, Given) else Given(task)
     return given if weight is None else replace(given, weight=weight)
+
+
+def _index(task: Task) -> int:
+    return task.index
 
 
 def _result(task: Task) -> WorkerResult:

@@ -151,6 +151,10 @@ class Run:
         """The task that made the run stop, if one did."""
         return self._scheduler.culprit
 
+    def is_busy(self) -> bool:
+        """Return whether a task runs. For stop rules, which are asked within a step."""
+        return any(task.state in ("running", "ending") for task in self._scheduler.live.values())
+
     # The calling thread
 
     def drive(

@@ -262,6 +262,34 @@ def test_a_worker_dying_in_the_middle_loses_no_task_and_repeats_none() -> None:
     assert sorted(done) == list(range(100))
 
 
+def test_what_comes_when_all_workers_are_down_is_skipped() -> None:
+    """One task fails with what each worker last failed with; the others did not begin."""
+    balancer = px.LoadBalancer([dead()], capacity=4, clock=FakeClock(100.0))
+    with pytest.raises(px.errors.NoWorkerError):
+        balancer.execute(0)
+    outcomes = balancer.execute_many_settled(pairs(20))
+    assert (len(outcomes.rejected), len(outcomes.skipped)) == (1, 19)
+    assert balancer.execute_many_settled(pairs(1)).rejected
+
+
+def test_what_still_runs_goes_on_when_all_workers_are_down() -> None:
+    """Connections that are refused now are no reason to stop what has one."""
+    down = threading.Event()
+
+    def work(task: int) -> int:
+        if task:
+            raise ConnectError("refused")
+        assert down.wait(10)
+        px.CancelToken.current().raise_if_cancelled()
+        return task
+
+    balancer = px.LoadBalancer([work], capacity=2, clock=FakeClock(100.0))
+    outcomes = balancer.execute_many_settled(pairs(20), on_outcome=lambda outcome: down.set())
+    assert outcomes[0].result() == (work, 0)
+    assert outcomes.rejected
+    assert len(outcomes.skipped) >= 15
+
+
 def test_loads_do_not_leak() -> None:
     """However tasks end, no load stays behind: failed, over time, stopped by a deadline."""
 
@@ -362,9 +390,31 @@ def test_the_first_failure_stops_the_rest_and_names_its_worker() -> None:
     assert any(note.startswith("worker: ") for note in caught.value.__notes__)
 
 
+def test_failures_that_are_tolerated_are_raised_in_the_end() -> None:
+    """With `max_failures` all tasks are run, and none is left out of the answer in silence."""
+
+    def work(task: int) -> int:
+        done.append(task)
+        return 1 // task
+
+    done: list[int] = []
+    with pytest.raises(px.errors.RunFailedError, match="1 of 3 tasks failed"):
+        px.LoadBalancer([work]).execute_many(pairs(3), max_failures=1)
+    with pytest.raises(px.errors.RunFailedError) as caught:
+        px.RoundRobinDistributor([work]).distribute(range(3), max_failures=1)
+    assert sorted(done) == [0, 0, 1, 1, 2, 2]
+    (error,) = caught.value.exceptions
+    assert any(note.startswith("worker: ") for note in error.__notes__)
+
+
+async def coroutine(task: Any) -> Any:
+    """Cannot be a worker."""
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: px.LoadBalancer([coroutine]), "workers must be environments"),
         (lambda: px.LoadBalancer([]), "workers must not be empty"),
         (lambda: px.LoadBalancer("host"), "workers must be a list"),
         (lambda: px.LoadBalancer([3]), "workers must be environments"),

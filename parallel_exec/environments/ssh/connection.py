@@ -75,11 +75,12 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
         pass
 
     def close(self) -> None:
-        # Shut down first: a thread that sits in recv does not notice a mere close.
+        # Shut down, which wakes the thread that sits in recv; that thread closes. If it was
+        # done here, its number could go to another socket before that thread has woken up,
+        # and it would wait there.
         self._Packetizer__closed = True
         with contextlib.suppress(OSError, EOFError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        super().close()
 
     def forget(self) -> None:
         """Close without a word to the far side: a fork's parent still uses the line."""
@@ -310,6 +311,8 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
                 if not channel.opened and channel.refused is None:
                     channel.answered(RefusedError(0, "the connection broke"))
                 channel._unlink()
+            with contextlib.suppress(OSError, EOFError):
+                self.sock.close()
             self._negotiated.set()
             self.on_end()
 

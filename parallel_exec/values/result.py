@@ -39,6 +39,7 @@ class Result:
         duration_s: Seconds from start to end.
         queued_s: Seconds it waited for its turn before that.
         attempts: How many tries it took, this one included.
+        cause: Why the connection broke, if it did and that is known.
     """
 
     command: Command
@@ -52,6 +53,7 @@ class Result:
     duration_s: float
     queued_s: float
     attempts: int
+    cause: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -122,8 +124,10 @@ class Result:
                 attempts=self.attempts,
             )
         if self.stopped == "lost":
+            because = f" ({self.cause})" if self.cause is not None else ""
             return ConnectionLostError(
-                f"the connection was lost {where} under {self.command}; its end is unknown",
+                f"the connection was lost {where} under {self.command}{because};"
+                " its end is unknown",
                 result=self,
                 environment=self.environment,
                 attempts=self.attempts,

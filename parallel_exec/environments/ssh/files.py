@@ -38,6 +38,7 @@ from parallel_exec.environments.ssh.sftp import (
 from parallel_exec.errors import (
     ConnectError,
     ConnectionLostError,
+    ConnectTimeoutError,
     FileTransferError,
     TaskCancelledError,
     TaskTimeoutError,
@@ -177,7 +178,11 @@ def _session(pool: HostPool, name: str, timeout: float, stop: Stop) -> Iterator[
                     continue
                 except TimeoutError as error:
                     pool.drop(lease.connection)
-                    raise ConnectError(f"{name} opened no channel: {error}") from error
+                    if lease.connection.made_at < began:
+                        continue  # see `Running._get_channel`
+                    raise ConnectTimeoutError(
+                        f"{name} opened no channel within {timeout:g} s", environment=name
+                    ) from error
                 if channel is None:
                     raise StoppedError
                 stop.on_change(channel.poke)

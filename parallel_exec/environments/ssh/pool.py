@@ -69,7 +69,7 @@ class Connection:
         self.used = 0
         self.tunnels = 0
         self.believed_until = 0.0
-        self.idle_since = time.monotonic()
+        self.made_at = self.idle_since = time.monotonic()
         self.gone = False
         self._held = held  # gives back what it stands on: a jump host, a proxy command
 
@@ -124,6 +124,7 @@ class HostPool:
         self.users = 0  # guarded by the registry's lock
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
+        self._dropped: set[Connection] = set()  # no longer given out, not ended yet
         self._waiting: deque[_Waiter] = deque()
         self._connecting = 0
         self._connect_cost = 0.0
@@ -245,8 +246,11 @@ class HostPool:
             else:
                 connection.used -= 1
             connection.idle_since = time.monotonic()
+            unwanted = connection.gone and not connection.used and not connection.tunnels
             if self._waiting:
                 self._serve()
+        if unwanted:
+            connection.transport.active_end()
 
     def refused(self, connection: Connection) -> None:
         """Learn that the far side has opened all the channels it opens."""
@@ -256,11 +260,12 @@ class HostPool:
             connection.believed_until = time.monotonic() + ASK_FOR_MORE_S
 
     def drop(self, connection: Connection) -> None:
-        """Give no place on a connection any more; who is on it stays."""
+        """Give no place on a connection any more; who is on it stays, the last one ends it."""
         with self._lock:
             connection.gone = True
             if connection in self._connections:
                 self._connections.remove(connection)
+                self._dropped.add(connection)
             if self._waiting and not self._connections:
                 self._connect_for(first=True)
 
@@ -534,6 +539,8 @@ class HostPool:
     def _ended(self, connection: Connection) -> None:
         """The connection's reading thread is about to end. In that thread."""
         self.drop(connection)
+        with self._lock:
+            self._dropped.discard(connection)
         connection.release_ground()
 
     # The end
@@ -542,8 +549,9 @@ class HostPool:
         """Close every connection and wait for its thread. Idempotent."""
         with self._lock:
             self._closed = True
-            connections = list(self._connections)
+            connections = [*self._connections, *self._dropped]
             self._connections.clear()
+            self._dropped.clear()
             under_way = list(self._under_way)
             threads = list(self._threads)
             for waiter in self._waiting:

@@ -158,6 +158,7 @@ class Running:
     def _get_channel(self, places: _Places) -> CommandChannel | None:
         """Return an open channel; None if the command shall not run any more."""
         pool, stop = self._pool, self._stop
+        began = time.monotonic()
         refusals = 0
         stale = 0
         while True:
@@ -191,6 +192,11 @@ class Running:
                     stop.wait(0.02 * 2**refusals)
             except TimeoutError as error:
                 pool.drop(lease.connection)
+                if lease.connection.made_at < began:
+                    # It may be that only the way there has changed; the answer of a new
+                    # connection is final.
+                    lease.give_back()
+                    continue
                 raise ConnectTimeoutError(
                     f"{self._how.name} opened no channel within {self._how.timeout:g} s",
                     environment=self._how.name,
@@ -468,6 +474,7 @@ class Running:
             duration_s=time.monotonic() - self._began,
             queued_s=self._ticket.queued_s,
             attempts=self._ticket.attempts,
+            cause=self._transport.reason() if why == "lost" and self._transport else None,
         )
 
     def _say_why_not(self, channel: CommandChannel) -> None:

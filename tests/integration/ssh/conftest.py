@@ -39,6 +39,14 @@ def who(base: Path) -> Iterator[Account]:
         yield made
 
 
+@pytest.fixture(autouse=True)
+def _nothing_left_there(who: Account) -> Iterator[None]:
+    """Fail a test that leaves a process on the far side, a connection's included."""
+    yield
+    if server.ROOT:  # else it is the account of whoever runs the tests
+        server.wait_until(lambda: not who.processes(), f"gone: {who.processes()}")
+
+
 @pytest.fixture(scope="session")
 def _sshd(base: Path, who: Account) -> Iterator[Server]:
     with server.openssh(base / "plain", who) as running:

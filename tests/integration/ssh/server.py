@@ -8,6 +8,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -43,6 +44,16 @@ class Account:
     user: str
     home: Path
     password: str | None
+
+    def processes(self) -> list[str]:
+        """Return what it runs; the dead do not count."""
+        shown = subprocess.run(
+            ["ps", "-U", self.user, "-o", "pid=,stat=,args="],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return [line for line in shown.stdout.splitlines() if line.split()[1][0] != "Z"]
 
 
 @contextlib.contextmanager
@@ -89,12 +100,18 @@ class Server:
         """Where to connect to."""
         return f"{self.account.user}@{self.host}:{self.port}"
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options with which a host trusts the server and is let in."""
+        return {
+            "identity_file": str(self.key),
+            "known_hosts": str(self.known_hosts),
+            "config": False,
+        }
+
     def backend(self, destination: str | None = None, **options: Any) -> SSHBackend:
         """Return a backend that trusts the server and has the key; closed at the end."""
-        options.setdefault("identity_file", str(self.key))
-        options.setdefault("known_hosts", str(self.known_hosts))
-        options.setdefault("config", False)
-        made = SSHBackend(destination or self.destination, **options)
+        made = SSHBackend(destination or self.destination, **{**self.options, **options})
         self._backends.append(made)
         return made
 
@@ -144,8 +161,16 @@ def openssh(
     extra: Sequence[str] = (),
     listen: str = "127.0.0.1",
     port: int | None = None,
+    host: str = "127.0.0.1",
+    enter: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Run an OpenSSH server."""
+    """Run an OpenSSH server.
+
+    Args:
+        listen: Where it listens.
+        host: Where to connect to.
+        enter: What to put before its command, to run it in a network of its own.
+    """
     sshd = find("sshd")
     assert sshd is not None
     if ROOT:
@@ -177,14 +202,14 @@ def openssh(
     config = base / f"sshd-{port}.conf"
     config.write_text("\n".join(lines) + "\n")
     process = subprocess.Popen(
-        [sshd, "-D", "-f", str(config), "-E", str(log)],
+        [*enter, sshd, "-D", "-f", str(config), "-E", str(log)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env={"PATH": SBIN},
         start_new_session=True,
     )
-    yield from _serve(process, base, who, key, log, port)
+    yield from _serve(process, base, who, key, log, port, host)
 
 
 @contextlib.contextmanager
@@ -234,23 +259,29 @@ def dropbear(base: Path, who: Account) -> Iterator[Server]:
 
 
 def _serve(
-    process: subprocess.Popen[bytes], base: Path, who: Account, key: Path, log: Path, port: int
+    process: subprocess.Popen[bytes],
+    base: Path,
+    who: Account,
+    key: Path,
+    log: Path,
+    port: int,
+    host: str = "127.0.0.1",
 ) -> Iterator[Server]:
     known = base / f"known_hosts-{port}"
     host_key = " ".join((base / "host.pub").read_text().split()[:2])
-    known.write_text(f"[127.0.*]:{port},[::1]:{port} {host_key}\n")
-    server = Server(process, "127.0.0.1", port, base, who, key, known, log)
+    known.write_text(f"[127.0.*]:{port},[198.18.*]:{port},[::1]:{port} {host_key}\n")
+    server = Server(process, host, port, base, who, key, known, log)
     try:
-        wait_until(lambda: _accepts(process, port), "the server accepts")
+        wait_until(lambda: _accepts(process, host, port), "the server accepts")
         yield server
     finally:
         server.stop()
 
 
-def _accepts(process: subprocess.Popen[bytes], port: int) -> bool:
+def _accepts(process: subprocess.Popen[bytes], host: str, port: int) -> bool:
     assert process.poll() is None, "the server ended at once"
     try:
-        socket.create_connection(("127.0.0.1", port), 1).close()
+        socket.create_connection((host, port), 1).close()
     except OSError:
         return False
     return True
@@ -319,6 +350,13 @@ def running(word: str) -> list[str]:
     return found
 
 
+def end(word: str) -> None:
+    """Kill the processes that `running` finds."""
+    for line in running(word):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(line.partition(":")[0]), signal.SIGKILL)
+
+
 class Cut:
     """A proxy on loopback that can stop to forward without a word, both ways."""
 
@@ -328,6 +366,7 @@ class Cut:
         self.port: int = self._listener.getsockname()[1]
         self._flows = threading.Event()
         self._flows.set()
+        self._held: list[threading.Event] = []
         self._sockets: list[socket.socket] = []
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -337,10 +376,18 @@ class Cut:
         """Forward nothing any more."""
         self._flows.clear()
 
+    def forget(self) -> None:
+        """Forward nothing of the connections there are, as a router does that forgot them."""
+        self._held.append(self._flows)
+        self.cut()
+        self._flows = threading.Event()
+        self._flows.set()
+
     def close(self) -> None:
         """End it and its threads."""
         self._closed = True
-        self._flows.set()
+        for flows in (self._flows, *self._held):
+            flows.set()
         for sock in [self._listener, *self._sockets]:
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -356,18 +403,20 @@ class Cut:
             except OSError:
                 return
             self._sockets += [near, far]
-            for source, sink in ((near, far), (far, near)):
-                thread = threading.Thread(target=self._forward, args=(source, sink), daemon=True)
+            flows = self._flows
+            for ends in ((near, far), (far, near)):
+                thread = threading.Thread(target=self._forward, args=(*ends, flows), daemon=True)
                 self._threads.append(thread)
                 thread.start()
 
-    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+    def _forward(self, source: socket.socket, sink: socket.socket, flows: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                self._flows.wait()
+                flows.wait()
                 if self._closed:
                     return
                 sink.sendall(data)
+            flows.wait()
             sink.shutdown(socket.SHUT_WR)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -19,7 +20,16 @@ from parallel_exec.errors import (
     ConnectTimeoutError,
     HostKeyError,
 )
-from tests.integration.ssh.server import Cut, Server, free_port, listener, run, running, wait_until
+from tests.integration.ssh.server import (
+    Cut,
+    Server,
+    end,
+    free_port,
+    listener,
+    run,
+    running,
+    wait_until,
+)
 from tests.integration.ssh.test_ending import mark
 
 
@@ -56,7 +66,7 @@ def test_sshd_killed_under_a_command(make_sshd) -> None:  # type: ignore[no-unty
     assert results[0].stdout == b"begun\n"
     assert results[0].exit_code is None
     assert run(backend, "echo again").text() == "again\n"
-    subprocess.run(["pkill", "-f", f"sleep {word}"], check=False)
+    end(f"sleep {word}")
 
 
 def test_network_cut_without_a_word(sshd: Server) -> None:
@@ -79,13 +89,30 @@ def test_network_cut_without_a_word(sshd: Server) -> None:
         assert running("sleep 30")
     finally:
         cut.close()
-        wait_until(lambda: not running("sleep 30") or _end("sleep 30"), "it is ended")
+        end("sleep 30")
 
 
-def _end(word: str) -> bool:
-    for line in running(word):
-        os.kill(int(line.partition(":")[0]), signal.SIGKILL)
-    return True
+def test_connection_that_a_router_forgot(sshd: Server) -> None:
+    """Nothing answers on it any more, yet the host is there: the next command connects anew."""
+    cut = Cut(sshd.port)
+    backend = sshd.backend(
+        f"{sshd.account.user}@127.0.0.1:{cut.port}",
+        known_hosts=str(_trust(sshd, cut.port)),
+        connect_timeout=1.0,
+    )
+    try:
+        run(backend, "true")
+        cut.forget()
+        assert run(backend, "echo back").text() == "back\n"
+        cut.forget()
+        backend.put(io.BytesIO(b"x"), "after-forgetting")
+        cut.forget()
+        cut.cut()
+        with pytest.raises(ConnectTimeoutError):
+            run(backend, "true")
+    finally:
+        backend.close()
+        cut.close()
 
 
 def _trust(server: Server, port: int) -> Path:

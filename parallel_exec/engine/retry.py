@@ -21,7 +21,14 @@ from dataclasses import KW_ONLY, dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Union
 
-from parallel_exec.errors import CommandStartError, ConfigError, HostError, TaskCancelledError
+from parallel_exec.errors import (
+    AuthenticationError,
+    CommandStartError,
+    ConfigError,
+    HostError,
+    HostKeyError,
+    TaskCancelledError,
+)
 from parallel_exec.values import checks
 
 if TYPE_CHECKING:
@@ -39,6 +46,7 @@ On = Union[
     None,
 ]
 
+REFUSED = (AuthenticationError, HostKeyError)  # sudo's refusal is one, too
 BACKOFF_FIRST_S = 1.0
 BACKOFF_LONGEST_S = 30.0
 
@@ -54,7 +62,9 @@ class Retry:
 
     By default only what is safe is tried again: a command after a `HostError`, since it
     surely did not run; a function after any `Exception`, except a `ConfigError` and the
-    timeout of one that could not be ended and still runs.
+    timeout of one that could not be ended and still runs. Neither is after an
+    `AuthenticationError` or a `HostKeyError`: another try would have the same answer, and
+    a password that is refused again and again locks its account.
 
     Args:
         attempts: How many tries in all, the first included. None: no limit.
@@ -339,7 +349,7 @@ def _listed(on: Iterable[type[BaseException]]) -> Callable[[BaseException], bool
 
 
 def _surely_did_not_run(error: BaseException) -> bool:
-    return isinstance(error, HostError)
+    return isinstance(error, HostError) and not isinstance(error, REFUSED)
 
 
 def _worth_another_try(error: BaseException) -> bool:
@@ -349,7 +359,7 @@ def _worth_another_try(error: BaseException) -> bool:
     """
     return (
         isinstance(error, Exception)
-        and not isinstance(error, ConfigError)
+        and not isinstance(error, (ConfigError, *REFUSED))
         and not getattr(error, "abandoned", False)
     )
 

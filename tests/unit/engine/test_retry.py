@@ -19,12 +19,15 @@ from hypothesis import strategies as st
 
 from parallel_exec.engine.retry import GiveUp, Retry, RetryAgain, RetryLike, RetryPlan, policy
 from parallel_exec.errors import (
+    AuthenticationError,
     CommandNotFoundError,
     CommandStartError,
     ConfigError,
     ConnectError,
     ConnectionLostError,
     HostError,
+    HostKeyError,
+    SudoError,
     TaskCancelledError,
     TaskTimeoutError,
 )
@@ -204,6 +207,9 @@ def test_a_tenacity_wait_with_a_bad_answer_fails_its_task(bad: float) -> None:
     [
         (HostError("no host"), True),
         (ConnectError("no route"), True),
+        (AuthenticationError("wrong password"), False),
+        (SudoError("wrong password"), False),
+        (HostKeyError("changed"), False),
         (ConnectionLostError("lost"), False),
         (TaskTimeoutError("late"), False),
         (CommandStartError("refused"), False),
@@ -222,6 +228,8 @@ def test_by_default_only_a_command_that_did_not_run_is_tried_again(
     ("error", "again"),
     [
         (RuntimeError("any"), True),
+        (AuthenticationError("wrong password"), False),
+        (HostKeyError("changed"), False),
         (ConnectionLostError("lost"), True),
         (TaskTimeoutError("late, but ended"), True),
         (abandoned(), False),

@@ -149,7 +149,7 @@ class Windowed:
         """The reason of the rule within."""
         return self._rule.reason
 
-    def set_bounds(self, minimum: int, maximum: int) -> None:
+    def set_bounds(self, minimum: int, maximum: int | None) -> None:
         """Move the bounds of the rule within."""
         self._rule.set_bounds(minimum, maximum)
 

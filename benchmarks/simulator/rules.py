@@ -40,7 +40,7 @@ class Static:
     def update(self, sample: Sample) -> None:
         """Take no notice."""
 
-    def set_bounds(self, minimum: int, maximum: int) -> None:
+    def set_bounds(self, minimum: int, maximum: int | None) -> None:
         """Take no notice."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Unpack
 from parallel_exec.api import many
 from parallel_exec.api.many import ManyOptions, TaskLike
 from parallel_exec.limits import adaptive
+from parallel_exec.values import checks
 
 __all__ = ["AIMDController"]
 
@@ -20,11 +21,15 @@ class AIMDController(adaptive.AIMDController):
 
         Args:
             tasks: As for `parallel_exec.all`.
-            **options: See `ManyOptions`; `concurrency` is this limit.
+            **options: See `ManyOptions`; all but `concurrency`, which is this limit.
 
         Raises:
+            ConfigError: An argument cannot be used; nothing was started.
             BaseException: The first failure that was not an overload tried again; the
                 rest is stopped.
         """
+        if "concurrency" in options:
+            wanted = "left out, since it is the controller"
+            raise checks.refuse("concurrency", options["concurrency"], wanted)
         options["concurrency"] = self
         return many.all(tasks, **options)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
 
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import LOCAL
@@ -23,6 +23,7 @@ from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Broken, Call, Running, Send, Shell, name_of
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
+from parallel_exec.limits.composed import is_limit
 from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
 from parallel_exec.observers import log
 from parallel_exec.observers import progress as bars
@@ -209,9 +210,11 @@ def limit_of(concurrency: object) -> Limit:
     """Return the limit that ``concurrency=`` stands for."""
     if concurrency is None:
         return Unlimited()
-    if hasattr(concurrency, "parts"):
-        return concurrency
-    return ConcurrencyLimiter(checks.count("concurrency", concurrency))
+    if is_limit(concurrency):
+        return cast(Limit, concurrency)
+    if isinstance(concurrency, int):
+        return ConcurrencyLimiter(checks.count("concurrency", concurrency))
+    raise checks.refuse("concurrency", concurrency, "a whole number of at least 1 or a limit")
 
 
 def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any], Work]:

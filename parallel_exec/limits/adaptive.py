@@ -8,6 +8,7 @@ budget that keeps retries from making a storm.
 from __future__ import annotations
 
 import errno
+import functools
 import logging
 import random
 import socket
@@ -17,11 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from parallel_exec.errors import ConfigError, HostError, TaskCancelledError, TaskTimeoutError
+from parallel_exec.errors import (
+    ConfigError,
+    HostError,
+    ParallelExecError,
+    TaskCancelledError,
+    TaskTimeoutError,
+)
 from parallel_exec.limits import base
 from parallel_exec.limits.aimd import AIMD
 from parallel_exec.limits.base import Request
-from parallel_exec.limits.fixed import BlockingLimiter
+from parallel_exec.limits.fixed import BlockingLimiter, outcome_of
 from parallel_exec.limits.rule import Rule, Sample, Verdict
 from parallel_exec.values import checks
 from parallel_exec.values.outcome import Outcome
@@ -94,10 +101,11 @@ class AIMDController(BlockingLimiter):
     ``controller.run(fn)``, ``with controller:``, ``@controller``.
 
     Overload is, unless `classify` says otherwise: a connection or handshake that is
-    refused, reset or times out; a refused channel; a process or thread that the system
-    has no room for. A command that exits with a status other than 0 says nothing about
-    load. A task that met an overload and surely did not run is tried again by the
-    controller: a command after a `HostError`, or any `Task` with ``safe_to_repeat=True``.
+    refused, reset or times out (also in a function: a `ConnectionError` or `TimeoutError`);
+    a refused channel; a process or thread that the system has no room for. A command that
+    exits with a status other than 0 says nothing about load. A task that met an overload
+    and surely did not run is tried again by the controller: a command after a `HostError`,
+    or any `Task` with ``safe_to_repeat=True``.
 
     Args:
         initial: The limit at first.
@@ -105,7 +113,8 @@ class AIMDController(BlockingLimiter):
         max_limit: The most. None: no bound.
         rule: How it moves: a class, or another function, that makes a rule of `initial`,
             `min_limit`, `max_limit` and `constants`. By default `AIMD`, additive
-            increase and multiplicative decrease; there are `Cubic` and `Step`.
+            increase and multiplicative decrease; there are `Cubic` and `Step`. If yours
+            raises, that is logged, and the limit stays where it was.
         classify: A function of an `Outcome`, that of one try, which answers "success",
             "overload" or "neither"; None leaves it to the rules above. It may be slow;
             if it raises, that is logged, and counts as "neither".
@@ -120,12 +129,13 @@ class AIMDController(BlockingLimiter):
     Raises:
         ConfigError: An argument cannot be used.
 
-    **Ordering:** by priority, then first come, first served; nobody overtakes.
+    **Ordering:** as for `ConcurrencyLimiter`.
     **Thread safety:** yes.
     **Cost:** a few microseconds a task beyond a fixed limit's; memory constant.
     """
 
     judges = True
+    quick = True
 
     def __init__(
         self,
@@ -153,7 +163,10 @@ class AIMDController(BlockingLimiter):
             raise checks.refuse("count_timeouts", count_timeouts, "True or False")
         try:
             self._rule = rule(initial, min_limit, max_limit, **constants)
-        except TypeError as error:
+            limit, reason = int(self._rule.limit), self._rule.reason
+        except ConfigError:
+            raise
+        except Exception as error:
             raise ConfigError(f"rule cannot be made: {error}") from error
         self.foreign = classify is not None
         self._classify = classify
@@ -164,9 +177,10 @@ class AIMDController(BlockingLimiter):
         self._reserve = retry_reserve
         self._min_limit = min_limit
         self._max_limit = max_limit
-        self._limit = self._highest = int(self._rule.limit)
-        self._budget = self._most_saved()
-        self._reason = self._rule.reason
+        self._limit = self._highest = limit
+        self._saved = 2 * limit if retry_reserve is None else retry_reserve  # at most
+        self._budget: float = self._saved
+        self._reason = reason
         self._wanted = False  # whether somebody had to wait since the last sample
         self._counts: dict[Verdict, int] = {"success": 0, "overload": 0, "neither": 0}
         self._strained = self._retried = self._denied = 0
@@ -206,9 +220,11 @@ class AIMDController(BlockingLimiter):
         Raises:
             ConfigError: They are no whole numbers of at least 1, or in the wrong order.
         """
+        least = checks.count("min_limit", min_limit)
+        if max_limit is not None:
+            checks.count("max_limit", max_limit, minimum=least)
         with base.LOCK:
-            bounds: Any = (min_limit, max_limit)
-            self._rule.set_bounds(*bounds)
+            self._rule.set_bounds(min_limit, max_limit)
             self._min_limit, self._max_limit = min_limit, max_limit
             self._adopt(time.monotonic())
         base.regrant(self)
@@ -245,20 +261,11 @@ class AIMDController(BlockingLimiter):
 
     def judge(self, request: Request, outcome: Outcome[Any]) -> Verdict:
         """Say what the end of a try means."""
-        verdict: object = None
-        if self._classify is not None:
-            try:
-                verdict = self._classify(outcome)
-            except Exception:
-                log.exception("classify= raised: %r", self._classify)
-                return "neither"
-        if verdict is None:
-            return self._default(outcome)
-        if verdict not in self._counts:
-            wanted = '"success", "overload", "neither" or None'
-            log.error("%s", checks.refuse("what classify= answers", verdict, wanted))
+        try:
+            return self._verdict(outcome)
+        except BaseException:  # this thread is not the user's, and must not end by it
+            log.exception("classify= raised: %r", self._classify)
             return "neither"
-        return verdict
 
     def again(self, request: Request, outcome: Outcome[Any]) -> float | None:
         """Say when a try that met an overload is followed by another, if it is."""
@@ -296,39 +303,70 @@ class AIMDController(BlockingLimiter):
         self._wanted = True
         super()._queue(request)
 
+    def _leave(
+        self,
+        place: Request,
+        value: object,
+        error: BaseException | None,
+        fn: object,
+        verdict: Verdict = "neither",
+    ) -> None:
+        try:
+            if error is None and self._classify is None:
+                verdict = "success"
+            else:
+                verdict = self._verdict(outcome_of(place, value, error, fn))
+        except Exception:
+            log.exception("classify= raised: %r", self._classify)
+        finally:  # an interrupt may have come meanwhile: the place goes back all the same
+            super()._leave(place, value, error, fn, verdict)
+            base.set_alarms()
+
     def _returned(self, request: Request, verdict: Verdict, now: float) -> None:
         self._counts[verdict] += 1
         if verdict == "success":
-            self._budget = min(self._most_saved(), self._budget + self._share)
+            budget = self._budget + self._share
+            self._budget = budget if budget < self._saved else self._saved
         self._sample(request, verdict, self._in_flight + request.weight, now)
 
     # Within
 
     def _sample(self, request: Request, verdict: Verdict, in_flight: float, now: float) -> None:
         line = self._line
-        waiting = self._wanted or any(waiter._line is self for _, _, waiter in line)
+        waiting = self._wanted or (bool(line) and any(w._line is self for _, _, w in line))
         self._wanted = False
-        self._rule.update(Sample(verdict, request.since, now, int(in_flight), waiting))
-        self._adopt(now)
+        try:
+            self._rule.update(Sample(verdict, request.since, now, int(in_flight), waiting))
+            self._adopt(now)
+        except Exception as error:  # the lock is held, so it is told of later
+            told = functools.partial(log.error, "rule= raised: %r", self._rule, exc_info=error)
+            base.alarms.append(told)
 
     def _adopt(self, now: float) -> None:
         """Make the rule's limit the one that holds."""
         limit, reason = int(self._rule.limit), self._rule.reason
         if limit != self._limit or reason != self._reason:
             if limit > self._highest:  # what can be saved up has grown, and is there
-                self._budget += 2 * (limit - self._highest) if self._reserve is None else 0
+                if self._reserve is None:
+                    self._budget += 2 * (limit - self._highest)
+                    self._saved = 2 * limit
                 self._highest = limit
             self._limit, self._reason = limit, reason
             self._history.append(LimitChange(now - self._made_at, limit, self._in_flight, reason))
 
-    def _default(self, outcome: Outcome[Any]) -> Verdict:
-        error = outcome.reason
-        if error is None:
-            return "success"
-        return "overload" if _tells_of_overload(error, self._count_timeouts) else "neither"
-
-    def _most_saved(self) -> float:
-        return 2 * self._highest if self._reserve is None else self._reserve
+    def _verdict(self, outcome: Outcome[Any]) -> Verdict:
+        """Return what a try that ended so means. Raises what `classify=` raises."""
+        verdict: object = None if self._classify is None else self._classify(outcome)
+        if verdict is None:
+            error = outcome.reason
+            if error is None:
+                return "success"
+            return "overload" if _tells_of_overload(error, self._count_timeouts) else "neither"
+        if isinstance(verdict, str) and verdict in self._counts:
+            return verdict
+        wanted = '"success", "overload", "neither" or None'
+        log.error("%s", checks.refuse("what classify= answers", verdict, wanted))
+        return "neither"
 
 
 def _tells_of_overload(error: BaseException, count_timeouts: bool) -> bool:
@@ -336,6 +374,8 @@ def _tells_of_overload(error: BaseException, count_timeouts: bool) -> bool:
         return count_timeouts
     if isinstance(error, TaskCancelledError | ConfigError) and not isinstance(error, OSError):
         return False
+    if isinstance(error, TimeoutError) and not isinstance(error, ParallelExecError):
+        return True  # as sockets raise it
     if isinstance(error, ConnectionError):  # refused, reset, broken; ConnectError is one
         return not isinstance(error.__cause__, socket.gaierror)  # no such host: not load
     if isinstance(error, HostError):  # a key or a password that is wrong

@@ -5,7 +5,17 @@ from __future__ import annotations
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.values import checks
 
-__all__ = ["AllOf"]
+__all__ = ["AllOf", "is_idle", "is_limit"]
+
+
+def is_limit(thing: object) -> bool:
+    """Return whether `thing` is a limit, and not the class of one."""
+    return callable(getattr(thing, "parts", None)) and not isinstance(thing, type)
+
+
+def is_idle(limit: Limit) -> bool:
+    """Return whether a limit, in which nobody has or awaits a place, is as good as new."""
+    return not getattr(limit, "paused", False) and getattr(limit, "idle", True)
 
 
 class AllOf:
@@ -19,7 +29,7 @@ class AllOf:
 
     def __init__(self, *limits: Limit) -> None:
         for limit in limits:
-            if not hasattr(limit, "parts"):
+            if not is_limit(limit):
                 raise checks.refuse("limits", limit, "made of limits")
         self._limits = limits
 
@@ -27,6 +37,11 @@ class AllOf:
         """See `Limit.parts`."""
         parts = dict.fromkeys(part for limit in self._limits for part in limit.parts(request))
         return tuple(parts)
+
+    @property
+    def idle(self) -> bool:
+        """Whether every one of the limits is; see `is_idle`."""
+        return all(is_idle(limit) for limit in self._limits)
 
     @property
     def limit(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from typing import Any, ClassVar, ParamSpec, TypeVar, cast
 
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limiter, Place, Request
+from parallel_exec.limits.rule import Verdict
 from parallel_exec.values import checks
 from parallel_exec.values.outcome import Outcome
 
-__all__ = ["ConcurrencyLimiter", "Unlimited"]
+__all__ = ["BlockingLimiter", "ConcurrencyLimiter", "Unlimited", "outcome_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -75,7 +77,13 @@ class BlockingLimiter(Limiter):
             del error  # its traceback holds this frame
 
     def __call__(self, fn: Callable[P, R]) -> Callable[P, R]:
-        """Decorate a function, so that each call of it waits for room."""
+        """Decorate a function, so that each call of it waits for room.
+
+        Raises:
+            ConfigError: It is a coroutine function, whose call returns before it has run.
+        """
+        if inspect.iscoroutinefunction(fn):
+            raise checks.refuse("fn", fn, "a function, and no coroutine function")
 
         @functools.wraps(fn)
         def limited(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -103,6 +111,8 @@ class BlockingLimiter(Limiter):
         """Take a place, and make it the one that this code runs under."""
         if weight != 1 or weight is True:
             self._check_weight(weight)
+        if priority:
+            checks.number("priority", priority, minimum=-math.inf)
         if weight != 1 or base.current.get() is not None:
             waited = base.wait_for_place(self, weight, priority)
             assert waited is not None  # there was no time limit
@@ -138,13 +148,16 @@ class BlockingLimiter(Limiter):
             raise
 
     def _leave(
-        self, place: Request, value: object, error: BaseException | None, fn: object
+        self,
+        place: Request,
+        value: object,
+        error: BaseException | None,
+        fn: object,
+        verdict: Verdict = "neither",
     ) -> None:
-        """Give a place back; `value` or `error` is what came of the code under it."""
-        if self.judges:
-            outcome = _outcome(place, value, error, fn)
-            base.tell(base.release(place, {self: self.judge(place, outcome)}))
-            return
+        """Give a place back; `value` or `error` is what came of the code under it, and
+        `verdict` what that means.
+        """
         with base.LOCK:
             line = self._line
             if (
@@ -155,6 +168,8 @@ class BlockingLimiter(Limiter):
             ):
                 place.held = False
                 self._in_flight = max(0, self._in_flight - place.weight)
+                if self.judges:
+                    self._returned(place, verdict, monotonic())
                 if not line or self._nudged is not None:
                     return
                 nudged = self._nudged = cast(Place, line[0][2])
@@ -163,7 +178,7 @@ class BlockingLimiter(Limiter):
         if nudged is not None:
             nudged.wake()
         else:
-            base.tell(base.release(place))
+            base.tell(base.release(place, {self: verdict}))
 
     def _may_overtake(self, place: Place) -> bool:
         """Return whether `place` may go before those in line, of whom the first has been
@@ -190,9 +205,10 @@ class BlockingLimiter(Limiter):
         checks.number("weight", weight)
 
 
-def _outcome(
+def outcome_of(
     place: Request, value: object, error: BaseException | None, fn: object
 ) -> Outcome[Any]:
+    """Return how the code under `place` ended: with `value` or `error`."""
     return Outcome(
         index=0,
         label=getattr(fn, "__qualname__", "with"),

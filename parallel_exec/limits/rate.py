@@ -43,6 +43,8 @@ class Window:
         if not begun:
             self._total = 0.0  # whatever rounding has left
         excess = self._total + weight - self.amount
+        if excess <= 0:
+            return now
         when = now
         for began, heavy in begun:
             if excess <= 0:
@@ -50,6 +52,10 @@ class Window:
             when = began + self.seconds
             excess -= heavy
         return when
+
+    def is_empty(self, now: float) -> bool:
+        """Return whether nothing that has begun counts any more."""
+        return not self._begun or self._begun[-1][0] + self.seconds <= now
 
     def add(self, weight: float, now: float) -> None:
         """Take note that `weight` begins now."""
@@ -109,15 +115,25 @@ class RateLimiter(BlockingLimiter):
         return self._n
 
     @property
+    def idle(self) -> bool:
+        """Whether nothing that has begun counts any more; see `composed.is_idle`."""
+        with base.LOCK:
+            now = self._clock.now()
+            return all(window.is_empty(now) for window in self._windows)
+
+    @property
     def _clock(self) -> Clock:
         return self._own_clock or reactor.get()
 
     def _room(self, weight: float) -> bool:
-        return self._free_at(weight) <= self._clock.now()
-
-    def _free_at(self, weight: float) -> float:
         now = self._clock.now()
-        return max(window.free_at(weight, now) for window in self._windows)
+        return self._free_at(weight, now) <= now
+
+    def _free_at(self, weight: float, now: float) -> float:
+        when = now
+        for window in self._windows:
+            when = max(when, window.free_at(weight, now))
+        return when
 
     def _fits(self, request: Request) -> bool:
         return not self._paused and self._room(request.weight)
@@ -138,7 +154,7 @@ class RateLimiter(BlockingLimiter):
     def _ask_for_alarm(self) -> None:
         """Be woken when the one at the head of the line may begin."""
         if self._line and not self._paused:
-            when = self._free_at(self._line[0][2].weight)
+            when = self._free_at(self._line[0][2].weight, self._clock.now())
             if self._alarm_at is None or when < self._alarm_at:
                 self._alarm_at = when
                 base.alarms.append(lambda: self._set_alarm(when))

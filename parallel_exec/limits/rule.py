@@ -24,16 +24,14 @@ are running when the limit is cut are left alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 __all__ = ["Rule", "Sample", "Verdict"]
 
 Verdict = Literal["success", "overload", "neither"]
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+class Sample(NamedTuple):
     """What one finished task says about the load.
 
     Attributes:
@@ -71,5 +69,5 @@ class Rule(Protocol):
     def update(self, sample: Sample) -> None:
         """Take one sample into account. Cost: constant time and memory."""
 
-    def set_bounds(self, minimum: int, maximum: int) -> None:
-        """Move the bounds; the limit is brought between them."""
+    def set_bounds(self, minimum: int, maximum: int | None) -> None:
+        """Move the bounds, of which the upper may be none; the limit is brought between them."""

@@ -22,6 +22,7 @@ from parallel_exec.errors import (
     ConnectError,
     ConnectionLostError,
     ConnectTimeoutError,
+    DeadlineExceededError,
     HostError,
     TaskCancelledError,
     TaskTimeoutError,
@@ -44,10 +45,12 @@ class Noting:
         """Remember it."""
         self.samples.append(sample)
 
-    def set_bounds(self, minimum: int, maximum: int) -> None:
+    def set_bounds(self, minimum: int, maximum: int | None) -> None:
         """Remember them."""
         self.bounds = (minimum, maximum)
-        self.limit = min(max(self.limit, minimum), maximum)
+        self.limit = max(self.limit, minimum)
+        if maximum is not None:
+            self.limit = min(self.limit, maximum)
 
 
 def noting(initial: int = 2, **arguments: Any) -> tuple[px.AIMDController, Noting]:
@@ -112,6 +115,7 @@ def failing(error: BaseException) -> Callable[[], None]:
         (BlockingIOError(errno.EAGAIN, "no process"), "overload"),
         (OSError(errno.EMFILE, "no descriptor"), "overload"),
         (OSError(errno.ETIMEDOUT, "no answer"), "overload"),
+        (TimeoutError("timed out"), "overload"),  # what a socket with a timeout raises
         (RuntimeError("can't start new thread"), "overload"),
         (RuntimeError("something else"), "neither"),
         (OSError(errno.ENOENT, "no file"), "neither"),
@@ -120,6 +124,7 @@ def failing(error: BaseException) -> Callable[[], None]:
         (ValueError("wrong"), "neither"),
         (TaskCancelledError("stopped"), "neither"),
         (TaskTimeoutError("slow"), "neither"),
+        (DeadlineExceededError("slow"), "neither"),
     ],
     ids=repr,
 )
@@ -314,14 +319,14 @@ def test_classify_runs_neither_in_the_service_thread_nor_under_the_lock() -> Non
     assert "parallel_exec" not in threads
 
 
-@pytest.mark.parametrize("answer", ["fine", 3, ZeroDivisionError()])
+@pytest.mark.parametrize("answer", ["fine", 3, [], ZeroDivisionError(), SystemExit()])
 def test_a_classify_that_is_wrong_harms_no_task(
     answer: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What it raises or answers wrongly is logged, and counts as neither."""
 
     def classify(_: px.Outcome[Any]) -> Any:
-        if isinstance(answer, Exception):
+        if isinstance(answer, BaseException):
             raise answer
         return answer
 
@@ -330,6 +335,49 @@ def test_a_classify_that_is_wrong_harms_no_task(
         assert px.all([lambda: 5], concurrency=controller) == [5]
     assert [sample.verdict for sample in rule.samples] == ["neither"]
     assert "classify=" in caplog.text
+
+
+def test_an_interrupt_while_an_end_is_judged_gives_the_place_back() -> None:
+    """Ctrl-C reaches the user, and costs no place."""
+
+    def classify(_: px.Outcome[Any]) -> Any:
+        raise KeyboardInterrupt
+
+    controller, rule = noting(classify=classify)
+    with pytest.raises(KeyboardInterrupt), controller:
+        pass
+    assert controller.in_flight == 0
+    assert [sample.verdict for sample in rule.samples] == ["neither"]
+
+
+class Broken(Noting):
+    """A rule that cannot cope with any sample."""
+
+    def update(self, sample: Sample) -> None:
+        """Raise."""
+        raise ZeroDivisionError
+
+
+class Nowhere(Noting):
+    """A rule that answers with no limit at all."""
+
+    def update(self, sample: Sample) -> None:
+        """Lose it."""
+        self.limit = float("nan")
+
+
+@pytest.mark.parametrize("rule", [Broken, Nowhere])
+def test_a_rule_that_is_wrong_harms_no_task(
+    rule: type[Noting], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it raises is logged, and the limit stays where it was."""
+    controller = px.AIMDController(2, rule=rule)
+    with caplog.at_level(logging.ERROR, "parallel_exec"):
+        assert px.all([lambda: 5] * 10, concurrency=controller) == [5] * 10
+        assert controller.run(lambda: 6) == 6
+    assert (controller.limit, controller.in_flight) == (2, 0)
+    assert len(caplog.records) == 11
+    assert "rule= raised" in caplog.text
 
 
 def test_waiting_for_processes_or_threads_is_an_overload() -> None:
@@ -413,6 +461,7 @@ def test_constants_reach_the_rule() -> None:
         ({"min_limit": 0}, "min_limit must be"),
         ({"max_limit": 4, "min_limit": 5}, "max_limit must be"),
         ({"rule": 5}, "rule must be"),
+        ({"rule": lambda *_: 5}, "rule cannot be made"),
         ({"unknown": 5}, "rule cannot be made"),
         ({"classify": 5}, "classify must be"),
         ({"count_timeouts": 1}, "count_timeouts must be"),
@@ -425,3 +474,26 @@ def test_unusable_arguments_are_refused(arguments: dict[str, Any], message: str)
     """The message names the parameter."""
     with pytest.raises(ConfigError, match=message):
         px.AIMDController(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "message"),
+    [
+        ((0, 10), "min_limit must be"),
+        ((None, 10), "min_limit must be"),
+        ((1, 2.5), "max_limit must be"),
+        ((5, 4), "max_limit must be a whole number of at least 5"),
+    ],
+)
+def test_unusable_bounds_are_refused(bounds: tuple[Any, Any], message: str) -> None:
+    """The message names what was set, and nothing is changed."""
+    controller = px.AIMDController()
+    with pytest.raises(ConfigError, match=message):
+        controller.set_bounds(*bounds)
+    assert (controller.min_limit, controller.max_limit, controller.limit) == (1, 10, 5)
+
+
+def test_execute_takes_no_other_limit() -> None:
+    """It is the limit."""
+    with pytest.raises(ConfigError, match="concurrency must be left out"):
+        px.AIMDController().execute([lambda: 1], concurrency=3)

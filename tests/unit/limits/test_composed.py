@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from collections.abc import Callable
+
 import pytest
 
 import parallel_exec as px
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits import base
+from parallel_exec.limits.base import Limit
+from parallel_exec.testing import FakeClock
 from tests.unit.limits.asking import Asker
 
 
@@ -79,6 +85,92 @@ def test_a_blocked_key_does_not_hold_up_the_whole() -> None:
     assert (asker.granted, whole.in_flight) == (["a1", "b1"], 2)
 
 
+def one(key: str) -> px.ConcurrencyLimiter:
+    """Return a limit of a single place."""
+    return px.ConcurrencyLimiter(1)
+
+
+def several(key: str) -> px.AllOf:
+    """Return the same, made of two limits."""
+    return px.AllOf(px.ConcurrencyLimiter(1), px.ConcurrencyLimiter(2))
+
+
+@pytest.mark.parametrize("make", [one, several])
+def test_limits_of_keys_that_are_gone_are_forgotten(make: Callable[[str], Limit]) -> None:
+    """However many keys there are, only those used last are kept."""
+    made: list[weakref.ref[Limit]] = []
+
+    def remembered(key: str) -> Limit:
+        limit = make(key)
+        made.append(weakref.ref(limit))
+        return limit
+
+    asker, limit = Asker(), px.PerKey(remembered, keep=10)
+    for number in range(200):
+        base.release(asker.ask("a", limit, key=f"k{number}"))
+    kept = limit.of("k199")
+    gc.collect()
+    assert sum(ref() is not None for ref in made) == 10
+    assert limit.of("k199") is kept
+    assert len(made) == 200
+    limit.of("k0")
+    assert len(made) == 201
+
+
+@pytest.mark.parametrize("make", [one, several])
+def test_a_limit_that_is_in_use_is_not_forgotten(make: Callable[[str], Limit]) -> None:
+    """Held or awaited, a key has one limit, though none is kept for later."""
+    asker, limit = Asker(), px.PerKey(make, keep=0)
+    holder = asker.ask("holder", limit, key="a")
+    for number in range(20):
+        base.release(asker.ask("other", limit, key=f"k{number}"))
+    gc.collect()
+    waiter = asker.ask("waiter", limit, key="a")
+    asker.granted.clear()
+    base.tell(base.release(holder))
+    del holder
+    gc.collect()
+    asker.ask("last", limit, key="a")
+    assert asker.granted == ["waiter"]
+    base.tell(base.release(waiter))
+    assert asker.granted == ["waiter", "last"]
+
+
+def test_a_rate_that_is_used_up_and_a_pause_are_not_forgotten() -> None:
+    """A new limit would let through what the old one holds back."""
+    clock, asker = FakeClock(100.0), Asker()
+    limits = {"rate": px.RateLimiter(1, per=10, clock=clock), "paused": px.ConcurrencyLimiter(1)}
+    limits["paused"].pause()
+    limit = px.PerKey(limits.pop, keep=0)
+    base.release(asker.ask("first", limit, key="rate"))
+    limit.of("paused")
+    gc.collect()
+    asker.ask("second", limit, key="rate")
+    asker.ask("third", limit, key="paused")
+    assert asker.granted == ["first"]
+    clock.advance(10)
+    assert asker.granted == ["first", "second"]
+
+
+def test_an_empty_rate_is_forgotten() -> None:
+    """When its window has passed, a new one would do as well."""
+    clock, asker, made = FakeClock(100.0), Asker(), []
+
+    def make(key: str) -> px.AllOf:
+        made.append(key)
+        return px.AllOf(px.RateLimiter(1, per=10, clock=clock))
+
+    limit = px.PerKey(make, keep=0)
+    for _ in range(2):
+        base.release(asker.ask("a", limit, key="a"))
+        clock.advance(11)
+        gc.collect()
+        base.release(asker.ask("b", limit, key="b"))  # a moment to look for what is idle
+        clock.advance(11)
+        gc.collect()
+    assert made == ["a", "b", "a", "b"]
+
+
 def test_keys_of_tasks_reach_the_limit() -> None:
     """`Task(key=)` is what `PerKey` sees, and every task is run."""
     seen = set()
@@ -109,6 +201,8 @@ def test_what_makes_no_limits_is_refused() -> None:
     """The message names the argument."""
     with pytest.raises(ConfigError, match="make must be a function of a key"):
         px.PerKey(3)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="keep must be a whole number of at least 0, not -1"):
+        px.PerKey(one, keep=-1)
     with pytest.raises(ConfigError, match="make must be a function that gives a limit, not 3"):
         px.PerKey(lambda key: 3).of("a")  # type: ignore[return-value,arg-type]
     with pytest.raises(ConfigError, match="limits must be made of limits, not 3"):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from typing import Any
 
 import pytest
 
@@ -192,10 +194,21 @@ def test_a_lent_place_is_the_borrowers_when_the_lender_leaves() -> None:
     assert asker.granted == ["lender", "borrower", "third"]
 
 
+def adaptive(limit: int) -> px.AIMDController:
+    """Return an adaptive limit that has nowhere to go."""
+    return px.AIMDController(limit, limit, limit)
+
+
+MAKE = pytest.mark.parametrize("make", [px.ConcurrencyLimiter, adaptive])
+
+
+@MAKE
 @pytest.mark.parametrize("limit", [1, 3])
-def test_no_thread_is_forgotten_in_the_line(limit: int) -> None:
+def test_no_thread_is_forgotten_in_the_line(
+    make: Callable[[int], px.ConcurrencyLimiter | px.AIMDController], limit: int
+) -> None:
     """Threads whose work takes as long as waking up does all get their turns, beside tasks."""
-    limiter = px.ConcurrencyLimiter(limit)
+    limiter = make(limit)
     done = []
 
     def work() -> None:
@@ -225,9 +238,12 @@ def test_leaving_in_another_context_is_an_error() -> None:
     assert limiter.in_flight == 0
 
 
-def test_threads_never_exceed_the_limit() -> None:
+@MAKE
+def test_threads_never_exceed_the_limit(
+    make: Callable[[int], px.ConcurrencyLimiter | px.AIMDController],
+) -> None:
     """Many threads through one limit: never more than it allows are inside."""
-    limiter = px.ConcurrencyLimiter(3)
+    limiter = make(3)
     lock = threading.Lock()
     inside = most = 0
 
@@ -244,6 +260,23 @@ def test_threads_never_exceed_the_limit() -> None:
         list(pool.map(enter, range(2000)))
     assert most <= 3
     assert (limiter.in_flight, limiter.waiting) == (0, 0)
+
+
+@pytest.mark.parametrize("priority", ["high", float("nan"), True])
+def test_unusable_priorities_are_refused(priority: Any) -> None:
+    """A priority is a number, so that those in line can be told apart."""
+    with pytest.raises(ConfigError, match="priority must be a"):
+        px.ConcurrencyLimiter(1).run(lambda: 1, priority=priority)
+
+
+def test_a_coroutine_function_is_refused() -> None:
+    """Its call returns before it has run: the limit would hold nothing."""
+
+    async def coroutine() -> None:
+        pass
+
+    with pytest.raises(ConfigError, match="fn must be a function, and no coroutine function"):
+        px.ConcurrencyLimiter(1)(coroutine)
 
 
 @pytest.mark.parametrize("limit", [0, -1, True, 1.5, "3"])

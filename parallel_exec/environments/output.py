@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import io
 import logging
 import threading
 from collections.abc import Callable
@@ -97,7 +98,8 @@ class Output:
 
     def __init__(self, command: Command, resume: Callable[[], object]) -> None:
         self._capture = command.capture
-        self._kept: tuple[list[bytes], list[bytes]] = ([], [])
+        # Grows in place, and gives its bytes without copying them.
+        self._kept = (io.BytesIO(), io.BytesIO())
         self._left = command.max_output_bytes
         self._mailbox: Mailbox | None = None
         if command.on_stdout is not None or command.on_stderr is not None:
@@ -120,7 +122,7 @@ class Output:
                 within = False
             self._left -= len(data)
         if self._capture:
-            self._kept[stream].append(data)
+            self._kept[stream].write(data)
         if self._mailbox is not None and self._calls[stream] is not None:
             with self._lock:
                 self._backlog += len(data)
@@ -154,8 +156,7 @@ class Output:
 
     def kept(self, stream: int) -> bytes:
         """Return what was captured of STDOUT or STDERR."""
-        chunks = self._kept[stream]
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return self._kept[stream].getvalue()
 
     def _call(self, stream: int, data: bytes, final: bool) -> None:
         call = self._calls[stream]

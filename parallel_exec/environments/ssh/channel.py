@@ -289,6 +289,12 @@ class Tunnel(_Channel):
         sent: int = super().send(bytes(view))
         return sent
 
+    def recv_into(self, buffer: memoryview) -> int:
+        """Receive as a socket does."""
+        data = self.recv(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
     def shutdown(self, how: int) -> None:
         """End it at once, in both directions, and wake who reads."""
         self.close()

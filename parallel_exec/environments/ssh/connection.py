@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import io
 import logging
 import socket
 import threading
@@ -30,9 +31,12 @@ Message = paramiko.Message
 
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
-LARGEST_READ = 256 << 10
-FIRST_READ = 4096
-SMALLEST_READ = 512  # what an idle connection waits with
+LONGEST_PACKET = 1 << 20  # more is an attack, or no SSH
+MOST_ROOM = 512 << 10
+FIRST_ROOM = 4096
+LEAST_ROOM = 512  # what an idle connection waits with
+
+DATA = (common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA)
 
 # AES-GCM first: with AES instructions it is encryption and MAC in one pass.
 CIPHERS = (
@@ -58,12 +62,16 @@ class BrokenError(Exception):
 class _Packetizer(packet.Packetizer):  # type: ignore[misc]
     """Reads through a buffer, writes together, and asks nobody for the time."""
 
+    # paramiko's own, under the names that Python makes of them.
+    _Packetizer__iv_in: bytes
+    _Packetizer__sequence_number_in: int
+
     def __init__(self, sock: Any) -> None:
         super().__init__(sock)
         self._sock = sock
-        self._unread = b""
-        self._position = 0
-        self._read_size = FIRST_READ
+        self._buffer = bytearray()  # what came and was not read: from _start to _end
+        self._start = self._end = 0
+        self._room = FIRST_ROOM
         self._together: list[bytes] | None = None
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
@@ -91,63 +99,97 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
     def readline(self, timeout: float) -> str:
         deadline = time.monotonic() + timeout
         while True:
-            end = self._unread.find(b"\n", self._position)
+            end = self._buffer.find(b"\n", self._start, self._end)
             if end >= 0:
-                line = self._unread[self._position : end]
-                self._position = end + 1
+                line = self._buffer[self._start : end]
+                self._start = end + 1
                 return line.rstrip(b"\r").decode("utf-8", "replace")
-            if len(self._unread) - self._position > 65536:
+            if self._end - self._start > 65536:
                 raise BrokenError("it talks, but not SSH")
-            data = self._receive()
-            if data is None and time.monotonic() > deadline:
+            if not self._receive(0) and time.monotonic() > deadline:
                 raise TimeoutError
-            self._unread = self._unread[self._position :] + (data or b"")
-            self._position = 0
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        start = self._position
-        have = len(self._unread) - start
-        if have > n:
-            self._position = start + n
-            return self._unread[start : start + n]
-        parts = [self._unread[start:]] if have else []
-        while have < n:
-            data = self._receive()
-            if data is None:
-                if check_rekey and have == 0 and self.need_rekey():
+        self._wait_for(n, check_rekey)
+        start = self._start
+        self._start = start + n
+        return bytes(self._buffer[start : start + n])
+
+    def read_message(self) -> tuple[int, Any]:
+        """Read as paramiko does, but decrypt from where it was received: that saves copies."""
+        message: Any
+        if not self._Packetizer__aead_in:
+            kind, message = super().read_message()
+            return kind, message
+        self._wait_for(4, True)
+        size = int.from_bytes(self._buffer[self._start : self._start + 4], "big")
+        if size > LONGEST_PACKET:
+            raise paramiko.SSHException(f"a packet of {size} bytes")
+        whole = 4 + size + self._Packetizer__mac_size_in
+        self._wait_for(whole, False)
+        view = memoryview(self._buffer)[self._start : self._start + whole]
+        self._start += whole
+        iv = self._Packetizer__iv_in
+        plain = self._Packetizer__block_engine_in.decrypt(iv, view[4:], view[:4])
+        self._Packetizer__iv_in = self._inc_iv_counter(iv)
+        kind = plain[1]
+        if kind in DATA:  # what takes it knows its length: the padding may stay
+            message = Message()
+            message.packet = io.BytesIO(plain)
+            message.packet.seek(2)
+        else:
+            message = Message(plain[2 : size - plain[0]])
+        message.seqno = self._Packetizer__sequence_number_in
+        self._Packetizer__sequence_number_in = (message.seqno + 1) & common.xffffffff
+        self._Packetizer__received_packets += 1
+        self._Packetizer__received_bytes += whole
+        if (
+            self._Packetizer__received_bytes >= self.REKEY_BYTES
+            or self._Packetizer__received_packets >= self.REKEY_PACKETS
+        ):
+            if self._Packetizer__received_bytes >= 2 * self.REKEY_BYTES:
+                raise paramiko.SSHException("it was asked for new keys and gave none")
+            self._trigger_rekey()
+        return kind, message
+
+    def _wait_for(self, n: int, may_rekey: bool) -> None:
+        """Have `n` bytes in the buffer."""
+        while self._end - self._start < n:
+            if not self._receive(n):
+                if may_rekey and self._start == self._end and self.need_rekey():
                     raise packet.NeedRekeyException
                 self.quiet()
-                continue
-            parts.append(data)
-            have += len(data)
-        joined = parts[0] if len(parts) == 1 else b"".join(parts)
-        if have == n:
-            self._unread, self._position = b"", 0
-            return joined
-        self._unread, self._position = joined, n
-        return joined[:n]
 
-    def _receive(self) -> bytes | None:
-        """Return some bytes, or None if nothing came for the socket's timeout."""
+    def _receive(self, n: int) -> bool:
+        """Receive more, into a buffer for `n` bytes; False if nothing came for a while."""
+        have = self._end - self._start
+        room = max(self._room, n, have + 1)
+        if len(self._buffer) < room or (len(self._buffer) > room and not have):
+            old, self._buffer = self._buffer, bytearray(room)
+            self._buffer[:have] = memoryview(old)[self._start : self._end]
+        elif self._start:
+            self._buffer[:have] = self._buffer[self._start : self._end]
+        self._start, self._end = 0, have
         try:
-            data: bytes = self._sock.recv(self._read_size)
+            size = self._sock.recv_into(memoryview(self._buffer)[have:])
         except (TimeoutError, BlockingIOError):
             if self.closed:
                 raise EOFError from None
-            return None
+            return False
         except OSError:
             if self.closed:
                 raise EOFError from None
             raise
-        if not data:
+        if not size:
             raise EOFError
+        self._end += size
         self.heard_at = time.monotonic()
-        # A large buffer is only made where much comes: idle connections stay small.
-        if len(data) == self._read_size:
-            self._read_size = min(LARGEST_READ, self._read_size * 4)
-        elif len(data) < self._read_size // 8:
-            self._read_size = max(SMALLEST_READ, self._read_size // 2)
-        return data
+        # There is only much room where much comes: idle connections stay small.
+        if self._end == len(self._buffer):
+            self._room = min(MOST_ROOM, self._room * 4)
+        elif size < self._room // 8:
+            self._room = max(LEAST_ROOM, self._room // 2)
+        return True
 
     def write_all(self, out: bytes) -> None:
         if self._together is not None:

@@ -175,6 +175,9 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
         except (TimeoutError, BlockingIOError):
             if self.closed:
                 raise EOFError from None
+            self._room = LEAST_ROOM
+            if not have:
+                self._buffer = bytearray()
             return False
         except OSError:
             if self.closed:

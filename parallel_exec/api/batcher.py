@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import logging
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from datetime import timedelta
 from time import monotonic
 from typing import Any, Generic, Literal, TypeVar
@@ -22,6 +24,8 @@ from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 
 __all__ = ["TaskBatcher"]
+
+log = logging.getLogger("parallel_exec")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -43,7 +47,8 @@ class TaskBatcher(Closing, Generic[T, R]):
             their order. It is called in a thread of the batcher's. Or a command, which
             reads a JSON array on its stdin and prints one.
         workers: How many batches may be processed at the same time.
-        max_queue: How many items may wait to be processed. None: any number.
+        max_queue: How many items may wait to be processed; a batch cannot have more. None:
+            any number.
         overflow: What `add` does beyond that: "block" until there is room, raise an
             "error" (`BatcherFullError`), or "drop oldest": then the item that has waited
             longest gets that error.
@@ -52,6 +57,7 @@ class TaskBatcher(Closing, Generic[T, R]):
         ConfigError: An argument cannot be used.
 
     **Ordering:** batches start in the order of their items; with one worker they end in it.
+    At the exit of the interpreter batchers are closed, the last that was made first.
     **Thread safety:** yes; after a fork the child's copy is empty and works.
     **Cancellation:** the future of an item that waits can be cancelled; the item is then
     left out.
@@ -91,7 +97,7 @@ class TaskBatcher(Closing, Generic[T, R]):
         self._overflow = overflow
         self._closed = False
         self._reset()
-        _all.add(self)
+        _all[next(_number)] = self
 
     def _reset(self) -> None:
         self._lock = threading.Lock()
@@ -125,13 +131,14 @@ class TaskBatcher(Closing, Generic[T, R]):
             batch = self._open
             batch.append((item, future))
             self._queued += 1
-            if len(batch) == self._size:
-                self._send()
+            if len(batch) == self._size or (self._queued == self._max_queue and not self._ready):
+                self._send()  # it is full, or there is no room for what would fill it
             elif len(batch) == 1:
                 self._due = monotonic() + self._delay
                 self._wake()
-        if dropped is not None and dropped.set_running_or_notify_cancel():
-            dropped.set_exception(BatcherFullError("dropped: newer items took its place"))
+        if dropped is not None and _is_wanted(dropped):
+            error = BatcherFullError("dropped: newer items took its place")
+            _settle(dropped.set_exception, error)
         return future
 
     def flush(self) -> None:
@@ -142,17 +149,29 @@ class TaskBatcher(Closing, Generic[T, R]):
     def close(self) -> None:
         """Take no more items, and wait until all have been processed. Idempotent.
 
-        **Blocking:** yes, except inside of the processor.
+        **Blocking:** yes, except inside of the processor. After an interrupt it can be called
+        again.
         """
+        me = threading.current_thread()
         with self._lock:
             self._closed = True
             self._send()
             self._changed.notify_all()
             workers = list(self._workers)
-        me = threading.current_thread()
+            if me in workers:
+                return
+            here = _exiting and not workers and self._queued > 0
+            if here:  # no thread could be started
+                self._workers.add(me)
+        if here:
+            self._work()
+        with self._lock:
+            # Not by joining them alone: a thread whose join was interrupted counts as ended,
+            # before Python 3.13.
+            while self._workers or self._queued:
+                self._changed.wait()
         for thread in workers:
-            if thread is not me:
-                thread.join()
+            thread.join()
 
     def __repr__(self) -> str:
         return f"<TaskBatcher of {self._name}: {self._queued} waiting>"
@@ -190,8 +209,9 @@ class TaskBatcher(Closing, Generic[T, R]):
     def _wake(self) -> None:
         """See that a thread looks at what there is now."""
         if self._idle:
-            # Callers that wait for room wait on the same condition.
-            self._changed.notify_all() if self._blocked else self._changed.notify()
+            # Those who wait for room, or for the end, wait on the same condition.
+            alone = not self._blocked and not self._closed
+            self._changed.notify() if alone else self._changed.notify_all()
         elif len(self._workers) < self._most_workers:
             self._start()
 
@@ -200,12 +220,15 @@ class TaskBatcher(Closing, Generic[T, R]):
             target=self._work, name=f"parallel_exec batches of {self._name}", daemon=True
         )
         self._workers.add(thread)
+        clock = reactor.get()
         try:
             thread.start()
+            # A processor may need the service thread, and be called at the exit of the
+            # interpreter, where Python 3.12 starts no threads any more.
+            clock.post(_nothing)
         except RuntimeError:  # out of threads: others may end
             self._workers.discard(thread)
-            if not self._workers:
-                clock = reactor.get()
+            if not self._workers and not _exiting:
                 clock.call_at(clock.now() + 0.05, self._start_late)
 
     def _start_late(self) -> None:
@@ -249,12 +272,14 @@ class TaskBatcher(Closing, Generic[T, R]):
                 batch = self._take()
                 if batch is None:
                     self._workers.discard(threading.current_thread())
+                    if self._closed:
+                        self._changed.notify_all()
                     return
             self._settle(batch)
             del batch
 
     def _settle(self, batch: list[tuple[T, Future[R]]]) -> None:
-        wanted = [pair for pair in batch if pair[1].set_running_or_notify_cancel()]
+        wanted = [pair for pair in batch if _is_wanted(pair[1])]
         if not wanted:
             return
         try:
@@ -262,10 +287,27 @@ class TaskBatcher(Closing, Generic[T, R]):
             answers = _checked(results, len(wanted), self._name)
         except BaseException as error:
             for _, future in wanted:
-                future.set_exception(error)
+                _settle(future.set_exception, error)
             return
         for (_, future), answer in zip(wanted, answers, strict=True):
-            future.set_result(answer)
+            _settle(future.set_result, answer)
+
+
+def _is_wanted(future: Future[Any]) -> bool:
+    """Return whether a future waits for its result, and have it say that it runs."""
+    if future.done() and not future.cancelled():
+        return False  # somebody else has settled it
+    return future.set_running_or_notify_cancel()
+
+
+def _settle(settle: Callable[[Any], None], value: object) -> None:
+    """Settle a future. What goes wrong must not cost the other items theirs."""
+    try:
+        settle(value)
+    except InvalidStateError:
+        pass  # somebody else was faster
+    except BaseException:  # a callback raised what is no `Exception`
+        log.exception("a callback of an item's future raised")
 
 
 def _checked(results: Iterable[R], wanted: int, name: str) -> list[R]:
@@ -283,16 +325,25 @@ def _run(command: Command, items: list[Any]) -> Any:
     return one.run(command.replace(input=json.dumps(items))).json()
 
 
-_all: weakref.WeakSet[TaskBatcher[Any, Any]] = weakref.WeakSet()
+def _nothing() -> None:
+    pass
+
+
+_all: weakref.WeakValueDictionary[int, TaskBatcher[Any, Any]] = weakref.WeakValueDictionary()
+_number = itertools.count()
+_exiting = False
 
 
 def _drain_at_exit() -> None:
-    for batcher in list(_all):
+    """Close all, the last that was made first: it may hand on to those made before."""
+    global _exiting
+    _exiting = True
+    for _, batcher in sorted(_all.items(), reverse=True):
         batcher.close()
 
 
 def _after_fork_in_child() -> None:
-    for batcher in list(_all):
+    for batcher in list(_all.values()):
         batcher._reset()
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
+from typing import Literal
 
 import pytest
 
@@ -167,6 +168,37 @@ def test_a_full_queue_drops_the_oldest(gate: Gate) -> None:
     assert gate.batches == [[0], [2]]
 
 
+@pytest.mark.parametrize("overflow", ["block", "error", "drop oldest"])
+def test_a_queue_smaller_than_a_batch_does_not_wait_for_one(
+    gate: Gate, overflow: Literal["block", "error", "drop oldest"]
+) -> None:
+    """What fills the queue goes, since nothing could be added to it."""
+    with px.TaskBatcher(10, NEVER_S, gate, max_queue=2, overflow=overflow) as batcher:
+        futures = [batcher.add(0), batcher.add(1)]
+        entered = gate.entered.acquire(timeout=10)
+        gate.open.set()
+        assert entered
+        futures += [batcher.add(2), batcher.add(3)]
+        assert values(futures) == [0, 10, 20, 30]
+
+
+def test_what_goes_wrong_with_a_future_costs_no_other(gate: Gate) -> None:
+    """A callback that ends its thread, and a user who settles a future himself."""
+
+    def leave(_: Future[int]) -> None:
+        raise SystemExit
+
+    with px.TaskBatcher(3, NEVER_S, gate) as batcher:
+        futures = [batcher.add(item) for item in range(6)]
+        futures[4].set_result(-1)
+        assert gate.entered.acquire(timeout=10)
+        futures[0].add_done_callback(leave)
+        futures[1].set_result(-1)
+        gate.open.set()
+        assert values(futures) == [0, -1, 20, 30, -1, 50]
+    assert gate.batches == [[0, 1, 2], [3, 5]]
+
+
 def test_a_cancelled_item_is_left_out(gate: Gate) -> None:
     """Cancelling a future that waits takes its item out of the batch."""
     with px.TaskBatcher(2, NEVER_S, gate) as batcher:
@@ -209,6 +241,22 @@ def test_closing_inside_of_the_processor_does_not_hang() -> None:
     batcher.close()
 
 
+def test_processors_that_close_do_not_wait_for_each_other() -> None:
+    """Each of two that run at once closes the batcher."""
+    batcher: px.TaskBatcher[int, int]
+    both = threading.Barrier(2)
+
+    def process(items: list[int]) -> list[int]:
+        both.wait(10)
+        batcher.close()
+        both.wait(10)
+        return items
+
+    batcher = px.TaskBatcher(1, NEVER_S, process, workers=2)
+    assert values([batcher.add(1), batcher.add(2)]) == [1, 2]
+    batcher.close()
+
+
 def test_items_added_by_many_threads_are_each_processed_once() -> None:
     """None is lost and none is doubled."""
     seen: list[int] = []
@@ -227,15 +275,69 @@ def test_items_added_by_many_threads_are_each_processed_once() -> None:
     assert answers == [[-item for item in range(first, first + 50)] for first in range(0, 500, 50)]
 
 
+def printed(program: str) -> str:
+    """Run a program and return what it printed, errors included."""
+    return subprocess.run(
+        [sys.executable, "-c", "import parallel_exec as px\n" + program],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=60,
+    ).stdout
+
+
 def test_the_end_of_the_interpreter_loses_nothing() -> None:
     """What was accepted is processed, although nobody closes the batcher."""
     program = (
-        "import parallel_exec as px\n"
-        "batcher = px.TaskBatcher(100, 3600, lambda items: print(items) or items)\n"
+        "batcher = px.TaskBatcher(2, 3600, lambda items: print(items) or items)\n"
         "for item in range(5): batcher.add(item)\n"
+        "del batcher\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60)
-    assert (done.stdout, done.stderr) == (b"[0, 1, 2, 3, 4]\n", b"")
+    assert printed(program) == "[0, 1]\n[2, 3]\n[4]\n"
+
+
+def test_the_end_of_the_interpreter_waits_for_commands() -> None:
+    """A processor may still be a command, which needs the rest of the library."""
+    program = (
+        "future = px.TaskBatcher(100, 3600, 'cat').add(5)\n"
+        "future.add_done_callback(lambda future: print(future.result()))\n"
+    )
+    assert printed(program) == "5\n"
+
+
+def test_a_batcher_may_hand_on_to_one_made_before_at_the_end() -> None:
+    """The end of the interpreter closes the last that was made first."""
+    program = (
+        "last = px.TaskBatcher(100, 3600, lambda items: print(items) or items)\n"
+        "for _ in range(5):\n"
+        "    def hand_on(items, to=last): return [to.add(item) for item in items]\n"
+        "    last = px.TaskBatcher(100, 3600, hand_on)\n"
+        "last.add(7)\n"
+    )
+    assert printed(program) == "[7]\n"
+
+
+def test_an_interrupted_close_can_be_called_again() -> None:
+    """It waits for what the first one would have waited for."""
+    program = (
+        "import os, signal, threading\n"
+        "interrupted = threading.Event()\n"
+        "def process(items):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    interrupted.wait()\n"
+        "    sum(range(5_000_000))\n"
+        "    print('processed', flush=True)\n"
+        "    return items\n"
+        "batcher = px.TaskBatcher(1, 3600, process)\n"
+        "try:\n"
+        "    batcher.add(1)\n"
+        "    batcher.close()\n"
+        "except KeyboardInterrupt:\n"
+        "    interrupted.set()\n"
+        "batcher.close()\n"
+        "print('closed')\n"
+    )
+    assert printed(program) == "processed\nclosed\n"
 
 
 def test_a_forgotten_batcher_leaves_no_thread() -> None:

@@ -182,6 +182,7 @@ class Running:
             except RefusedError as error:
                 alone = lease.connection.used == 1
                 pool.refused(lease.connection)
+                self._ticket.strained(ConnectionRefusedError(str(error)))
                 refusals += alone
                 if refusals == 8:
                     raise ConnectError(

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+import parallel_exec as px
 from parallel_exec.environments.ssh import pool as pools
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from tests.integration.ssh.server import Server, run, wait_until
@@ -48,6 +49,17 @@ def test_max_sessions_is_learned(make_sshd, max_sessions) -> None:  # type: igno
     assert [result.text() for result in results] == [f"{n}\n" for n in range(6)]
     assert time.monotonic() - began < 6
     assert server.logins() >= 6 / max_sessions
+
+
+def test_a_refused_channel_is_an_overload(make_sshd) -> None:  # type: ignore[no-untyped-def]
+    """An adaptive limit learns of it, although the command runs in the end."""
+    server = make_sshd(max_sessions=1)
+    controller = px.AIMDController(4, 1, 4)
+    command = px.Command("true", environment=server.backend())
+    outcomes = px.all_settled([command] * 8, concurrency=controller)
+    assert outcomes.ok
+    assert controller.statistics().strained
+    assert "cut" in {change.reason for change in controller.history}
 
 
 def test_short_commands_stay_on_few_connections(make_sshd) -> None:  # type: ignore[no-untyped-def]

@@ -323,7 +323,7 @@ class Pool(Limiter):
         # Those that wait for a certain worker do not hold up the others, and are not held
         # up by them.
         if self._line and any(_work(request).pinned for _, _, request in self._line):
-            for _, _, request in sorted(self._line):
+            for _, _, request in list(self._line):
                 if request._line is self and self._fits(request):
                     base.grant_or_move(request, granted, self)
 

@@ -3,12 +3,16 @@
 Who does what. The calling thread reads the input, hands it over and waits; it changes no
 shared state, so that a KeyboardInterrupt in it can only end the run (`drive`). Steps are
 made by whoever brings an event: the thread of a function that has returned, the service
-thread for commands, timers and input. A step takes the run's lock, and what it decides is
-performed after the lock is released. A worker thread that settles its task gets the next
-one in the same step.
+thread for commands, timers and input. A step is made with the run's lock held, and what it
+decides is performed after the lock is released. A worker thread that settles its task gets
+the next one in the same step.
 
-Locks: `Run._lock` guards the scheduler's state and the lists of threads. While it is
-held, `limits.base.LOCK` may be taken, and nothing else.
+Nobody waits for the lock: who finds it taken leaves the step to the thread that has it
+(`_step`; flat combining, Hendler and others, SPAA 2010). Threads that wait for a lock which
+is taken and released every few microseconds would be woken in vain each time.
+
+Locks: `Run._lock` guards the scheduler's state. While it is held, `limits.base.LOCK` may be
+taken, and nothing else.
 """
 
 from __future__ import annotations
@@ -57,10 +61,11 @@ OUT_OF_THREADS_S = 0.05  # how long to wait before a thread is asked for again
 class Worker:
     """A thread that calls functions, one after the other, and waits in between."""
 
-    __slots__ = ("gate", "task", "thread")
+    __slots__ = ("gate", "parked", "task", "thread")
 
     def __init__(self) -> None:
         self.task: Task | None = None
+        self.parked = False  # whether it is among those that wait for a task
         self.gate = threading.Lock()
         self.gate.acquire()
         self.thread: threading.Thread | None = None
@@ -122,6 +127,7 @@ class Run:
         self.parent = base.current.get()
         self.failure: BaseException | None = None  # a deadline, a cancel
         self._listeners = tuple(listeners)
+        self._prepares = retry is not None or timeout is not None  # see `_begin`
         self._scheduler = Scheduler(
             limit,
             stop_rule,
@@ -135,8 +141,8 @@ class Run:
         self._bell = threading.Lock()  # released to wake the calling thread
         self._bell.acquire()
         self._rung = False
-        self._inbox: deque[tuple[list[Task], bool]] = deque()
-        self._hungry = True  # whether what is handed over must be told of
+        self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # steps
+        self._hungry = True  # whether the tasks that are handed over must be told of
         self._low_water = -1  # wake the calling thread for input when so few tasks are live
         self._workers: set[Worker] = set()
         self._parked: list[Worker] = []
@@ -320,8 +326,9 @@ class Run:
     def cancel_futures(self) -> None:
         """Cancel the futures of the tasks that have not begun; these are then skipped."""
         with self._lock:
+            actions = self._take()
             tasks = list(self._scheduler.live.values())
-            tasks += [task for handed_over, _ in list(self._inbox) for task in handed_over]
+        self._perform(actions)
         for task in tasks:
             if task.future is not None:
                 task.future.cancel()
@@ -329,8 +336,7 @@ class Run:
 
     def close(self) -> None:
         """Say that no more tasks will come. Returns at once."""
-        self._inbox.append(([], True))
-        self.clock.post(self._feed)
+        self._hand_over([], True)
 
     def drain(self) -> None:
         """Wait as `join` does, at the exit of the interpreter: where it starts no threads
@@ -360,19 +366,16 @@ class Run:
                 thread.join()
 
     def _skip_queued(self, error: Callable[[], BaseException]) -> None:
-        with self._lock:
-            actions = self._take()
-            self._scheduler.skip_queued(error, self.clock.now())
-            actions += self._take()
-        self._perform(actions)
+        self._step(self._fed, [], False)  # what has been handed over is skipped, too
+        self._step(self._scheduler.skip_queued, error, self.clock.now())
 
     def _hand_over(self, tasks: list[Task], last: bool) -> None:
         """Put tasks where the next step finds them; see that there is a next step."""
-        self._inbox.append((tasks, last))
+        self._inbox.append((self._fed, (tasks, last)))
         # While tasks wait for a place, there will be one. A step says that none wait
         # before it looks into the inbox a last time, so one of the two sees the other.
         if self._hungry:
-            self.clock.post(self._feed)
+            self.clock.post(self._step, self._fed, [], False)
 
     # The service thread
 
@@ -384,10 +387,13 @@ class Run:
                 self._began + self.deadline, self._stop, "deadline", lambda: error, error
             )
 
-    def _feed(self) -> None:
-        with self._lock:
-            actions = self._take()
-        self._perform(actions)
+    def _fed(self, tasks: list[Task], last: bool) -> None:
+        """Take in what has been handed over. A step."""
+        for task in tasks:
+            task.run = self
+            if self.parent is not None and task.parent is None:
+                task.parent = self.parent
+        self._scheduler.feed(tasks, self.clock.now(), last=last)
 
     def _stop(
         self,
@@ -395,44 +401,35 @@ class Run:
         error: Callable[[], BaseException],
         failure: BaseException | None = None,
     ) -> None:
-        with self._lock:
-            if failure is not None and self._scheduler.stopping is None:
-                self.failure = failure
-            self._scheduler.stop(reason, error, self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._stopped, reason, error, failure)
+
+    def _stopped(
+        self,
+        reason: steps.Reason,
+        error: Callable[[], BaseException],
+        failure: BaseException | None,
+    ) -> None:
+        """Stop, unless that has begun. A step."""
+        if failure is not None and self._scheduler.stopping is None:
+            self.failure = failure
+        self._scheduler.stop(reason, error, self.clock.now())
         self._ring()
 
     def _kill(self) -> None:
-        with self._lock:
-            self._scheduler.kill(self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._scheduler.kill, self.clock.now())
 
     def granted(self, task: Task) -> None:
         """A place under the limit has come free for `task`."""
-        with self._lock:
-            self._scheduler.granted(task, self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._scheduler.granted, task, self.clock.now())
 
     def _due(self, task: Task) -> None:
-        with self._lock:
-            self._scheduler.due(task, self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._scheduler.due, task, self.clock.now())
 
     def _expired(self, task: Task, attempt: int) -> None:
-        with self._lock:
-            self._scheduler.expired(task, attempt)
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._scheduler.expired, task, attempt)
 
     def _give_up(self, task: Task, attempt: int) -> None:
-        with self._lock:
-            self._scheduler.give_up(task, attempt, self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self._step(self._scheduler.give_up, task, attempt, self.clock.now())
 
     # Any thread
 
@@ -470,15 +467,21 @@ class Run:
         if foreign and self.clock_thread():
             self._foreign(self.attempt_ended, task, attempt, value, error)
         else:
-            self._perform(self._ended_actions(task, attempt, value, error))
+            self._end_try(task, attempt, value, error)
 
     def clock_thread(self) -> bool:
         """Return whether this is the service thread, where no foreign code may run."""
         return isinstance(self.clock, reactor.Reactor) and self.clock.inside()
 
-    def _ended_actions(
-        self, task: Task, attempt: int, value: Any, error: BaseException | None
-    ) -> list[steps.Action]:
+    def _end_try(
+        self,
+        task: Task,
+        attempt: int,
+        value: Any,
+        error: BaseException | None,
+        worker: Worker | None = None,
+    ) -> Task | None:
+        """Settle a try, or have another follow; return a task for `worker`; see `_step`."""
         now = self.clock.now()
         decision: RetryAgain | GiveUp | None = None
         verdicts = base.NO_VERDICTS
@@ -490,9 +493,10 @@ class Run:
                 break
         if self.retry is not None and task.retry is not None and decision is None:
             decision = task.retry.after(value, error, now)
-        with self._lock:
-            self._scheduler.ended(task, attempt, value, error, decision, verdicts, now)
-            return self._take()
+        ended = self._scheduler.ended
+        return self._step(
+            ended, task, attempt, value, error, decision, verdicts, now, worker=worker
+        )
 
     def _judged(
         self, task: Task, value: Any, error: BaseException | None, now: float
@@ -518,28 +522,60 @@ class Run:
             self._mailbox = Mailbox("parallel_exec callbacks")
         self._mailbox.put(call, *args)
 
-    # Performing
+    # Steps
+
+    def _step(
+        self, step: Callable[..., object], *args: Any, worker: Worker | None = None
+    ) -> Task | None:
+        """Make a step and do what it decides, or leave it to the thread that makes one now.
+
+        Args:
+            step: Changes the scheduler's state.
+            *args: What it is called with.
+            worker: The worker whose thread this is, if it wants another task.
+
+        Returns:
+            A task for `worker`. If the step was left to another thread, the worker has
+            been parked meanwhile.
+        """
+        mine: Task | None = None
+        if self._lock.acquire(False):
+            try:
+                step(*args)
+                actions = self._take()
+            finally:
+                self._lock.release()
+            mine = self._perform(actions, worker)
+        else:
+            if worker is not None:  # first, since the step may have a task for it
+                self._park(worker)
+            self._inbox.append((step, args))
+        # Who has the lock looks again after it has released it, so one of the two sees to it.
+        while self._inbox and self._lock.acquire(False):
+            try:
+                actions = self._take()
+            finally:
+                self._lock.release()
+            self._perform(actions)
+        return mine
 
     def _take(self) -> list[steps.Action]:
-        """Take in what has been handed over, and take what the step decided. With the
-        lock held.
+        """Make the steps that were left to this thread, and take what was decided. With
+        the lock held.
         """
         state = self._scheduler
         inbox = self._inbox
         while True:
             while inbox:
-                tasks, last = inbox.popleft()
-                for task in tasks:
-                    task.run = self
-                    if self.parent is not None and task.parent is None:
-                        task.parent = self.parent
-                state.feed(tasks, self.clock.now(), last=last)
+                step, args = inbox.popleft()
+                try:
+                    step(*args)
+                except Exception:  # as in `_perform`: the others' steps are not to be lost
+                    log.exception("a step failed: %r", step)
             self._hungry = not state.queued or state.stopping is not None
             if not inbox:
                 break
-        actions = state.actions
-        if actions:
-            state.actions = []
+        actions, state.actions = state.actions, []
         if state.settled and (self._each or len(state.live) <= self._low_water):
             self._ring()
         return actions
@@ -557,6 +593,8 @@ class Run:
         """Wait until there is something to look at, since the last look began."""
         self._bell.acquire()
         self._rung = False
+
+    # Performing
 
     def _perform(self, actions: list[steps.Action], worker: Worker | None = None) -> Task | None:
         """Do what a step decided; return a task for `worker` to call, if there is one."""
@@ -678,15 +716,14 @@ class Run:
                     return
                 attempt = task.attempt
                 value, error = self._call(task)
-                if value is PENDING:
-                    worker.task = self._next_starved()
-                else:
-                    actions = self._ended_actions(task, attempt, value, error)
-                    worker.task = None
-                    worker.task = self._perform(actions, worker) or self._next_starved()
-                    del actions
+                worker.task = following = None
+                if value is not PENDING:
+                    following = self._end_try(task, attempt, value, error, worker)
                 del task, value, error
-                if worker.task is None and not self._park(worker):
+                if following is not None:
+                    worker.task = following
+                    del following
+                elif not self._another(worker):  # not by `worker.task`: others set that, too
                     return
         finally:
             self._workers.discard(worker)
@@ -705,12 +742,9 @@ class Run:
         return True
 
     def _break(self, error: BaseException) -> None:
-        with self._lock:
-            self.failure = error
-            self._scheduler.closed = True
-            self._scheduler.skip_queued(_broken, self.clock.now())
-            actions = self._take()
-        self._perform(actions)
+        self.failure = error
+        self._step(self._scheduler.close)
+        self._step(self._scheduler.skip_queued, _broken, self.clock.now())
 
     def _next_starved(self) -> Task | None:
         try:
@@ -718,14 +752,31 @@ class Run:
         except IndexError:
             return None
 
-    def _park(self, worker: Worker) -> bool:
+    def _park(self, worker: Worker) -> None:
+        """Let others give `worker` a task, or send it away."""
+        worker.parked = True
+        self._parked.append(worker)
+
+    def _another(self, worker: Worker) -> bool:
         """Wait for another task; return False if there will be none."""
-        with self._lock:
-            if self._scheduler.finished:
-                return False
-            self._parked.append(worker)
+        if not worker.parked:
+            worker.task = self._next_starved()
+            if worker.task is not None:
+                return True
+            self._park(worker)
+        if self._scheduler.finished:
+            self._dismiss()  # those who parked after that was done
         worker.gate.acquire()
+        worker.parked = False
         return worker.task is not None
+
+    def _dismiss(self) -> None:
+        """Send the workers away that wait for a task."""
+        while True:
+            try:
+                self._parked.pop().gate.release()
+            except IndexError:
+                return
 
     def _call(self, task: Task) -> tuple[Any, BaseException | None]:
         future = task.future
@@ -733,7 +784,8 @@ class Run:
             return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
         if self._initialize is not None and self.failure is not None:
             return None, _broken()
-        self._begin(task)
+        if self._prepares or task.work.timeout is not None:
+            self._begin(task)
         task.execution = task
         if task.ending is not None:
             return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
@@ -754,10 +806,7 @@ class Run:
     def _finished(self) -> None:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
-        with self._lock:
-            parked, self._parked = self._parked, []
-        for worker in parked:
-            worker.gate.release()
+        self._dismiss()
         self._ring()
 
 

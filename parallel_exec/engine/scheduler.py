@@ -147,13 +147,21 @@ class Scheduler:
 
     def feed(self, tasks: list[Task], now: float, *, last: bool) -> None:
         """Take in tasks; `last` says that no more will come."""
+        live = self.live
+        limited = []
         for task in tasks:
             task.queued_at = now
-            self.live[task.index] = task
+            live[task.index] = task
             if self.stopping is not None:
                 self._skip(task, now)
-            else:
+            elif task.work.exempt:
                 self._queue(task)
+            else:
+                limited.append(task)
+        placed = base.acquire_each(limited, self.limit)
+        self.queued += len(limited) - len(placed)
+        for task in placed:
+            self._start(task)
         if last:
             self.closed = True
         self._finish_if_over()
@@ -185,11 +193,14 @@ class Scheduler:
             return
         if task.state == "abandoned":
             task.state = "settled"
+        elif error is None and decision is None:
+            self._settle(task, "fulfilled", value, None, now)
         else:
             self._tried(task, value, error, decision, now)
         # Not before: if the run stops with this task, its place is not for the next one.
         self._release(task, verdicts)
-        self._finish_if_over()
+        if not self.live:
+            self._finish_if_over()
 
     def _tried(
         self,
@@ -199,6 +210,7 @@ class Scheduler:
         decision: RetryAgain | GiveUp | None,
         now: float,
     ) -> None:
+        """Settle `task`, or have it wait for its next try."""
         if error is not None:
             task.errors += (error,)
         cancelled = isinstance(error, CancelledError)
@@ -335,16 +347,21 @@ class Scheduler:
 
     def _release(self, task: Task, verdicts: Mapping[Limiter, Verdict] = base.NO_VERDICTS) -> None:
         if task.held:
-            self._serve(base.release(task, verdicts))
+            granted = base.release(task, verdicts)
+            if granted:
+                self._serve(granted)
 
     def _serve(self, granted: list[Request]) -> None:
         """Start those of this run that were granted a place; have the others told."""
         others = []
         for request in granted:
-            mine = isinstance(request, Task) and self.live.get(request.index) is request
-            if mine and self.stopping is None:
+            if (
+                isinstance(request, Task)
+                and self.live.get(request.index) is request
+                and self.stopping is None
+            ):
                 self.queued -= 1
-                self._start(request)  # type: ignore[arg-type]
+                self._start(request)
             else:
                 others.append(request)
         if others:

@@ -77,30 +77,54 @@ class Task(Request):
         repeatable: Whether the user says that running it twice does no harm.
     """
 
-    # As in `Request`: making a task sets two.
-    repeatable = False
+    __slots__ = (
+        "_token",
+        "abandoned",
+        "attempt",
+        "context",
+        "ended_at",
+        "ending",
+        "error",
+        "errors",
+        "execution",
+        "future",
+        "index",
+        "queued_at",
+        "repeatable",
+        "retry",
+        "run",
+        "started_at",
+        "state",
+        "status",
+        "timer",
+        "value",
+        "work",
+    )
+
     run: Run
-    state = "queued"
-    attempt = 0
-    ending: Any = None  # why it was asked to end: "timeout" or "cancel"
-    execution: Stoppable | None = None
-    timer: Timer | None = None
-    retry: RetryState | None = None
-    errors: tuple[BaseException, ...] = ()
-    status: Status | None = None
-    value: Any = None
-    error: BaseException | None = None
-    abandoned = False
-    future: Future[Any] | None = None
-    context: Context | None = None  # that of its run, if None
-    _token: CancelToken | None = None
-    queued_at = 0.0
-    started_at = 0.0
-    ended_at = 0.0
 
     def __init__(self, index: int, work: Work) -> None:
+        super().__init__()
         self.index = index
         self.work = work
+        self.repeatable = False
+        self.state = "queued"
+        self.attempt = 0
+        self.ending: Any = None  # why it was asked to end: "timeout" or "cancel"
+        self.execution: Stoppable | None = None
+        self.timer: Timer | None = None
+        self.retry: RetryState | None = None
+        self.errors: tuple[BaseException, ...] = ()
+        self.status: Status | None = None
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.abandoned = False
+        self.future: Future[Any] | None = None
+        self.context: Context | None = None  # that of its run, if None
+        self._token: CancelToken | None = None
+        self.queued_at = 0.0
+        self.started_at = 0.0
+        self.ended_at = 0.0
 
     def label(self) -> str:
         """Return what reports and errors call it."""

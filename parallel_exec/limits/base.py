@@ -21,12 +21,11 @@ lock is released.
 
 from __future__ import annotations
 
-import heapq
 import itertools
-import math
 import os
 import threading
 import time
+from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -46,6 +45,7 @@ __all__ = [
     "Place",
     "Request",
     "acquire",
+    "acquire_each",
     "call_in_place",
     "current",
     "grant_or_move",
@@ -60,6 +60,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+RequestT = TypeVar("RequestT", bound="Request")
 
 LOCK = threading.Lock()  # guards every limiter's counter and line and every request's state
 _arrival = itertools.count(1)
@@ -71,9 +72,6 @@ NO_VERDICTS: Mapping[Limiter, Verdict] = {}
 class Request:
     """Asks for a place, waits for it, holds it.
 
-    Class attributes stand for what is as usual: there may be millions of tasks, and a place
-    that a ``with`` takes has to be made in no time.
-
     Attributes:
         weight: How much room it takes.
         priority: Who is served first; higher is earlier, equals in order of arrival.
@@ -84,21 +82,39 @@ class Request:
         since: When it was granted, in monotonic seconds.
     """
 
-    weight: float = 1
-    priority: float = 0
-    key: object = None
-    parent: Request | None = None
-    parts: tuple[Limiter, ...] = ()
-    held = False
-    since = 0.0
-    _order = 0  # when it arrived, among all; 0 until it has had to wait
-    _line: Limiter | None = None  # where it waits
-    _borrowed: dict[Limiter, tuple[Request, float]] | None = None
-    _lent: dict[Limiter, dict[Request, float]] | None = None  # to whom, how much
-    _lending = 0  # how many of its own calls wait for others
+    # Slots, since each is read more often than it is made: an attribute of the class that
+    # stands for the usual value takes CPython ten times as long to find.
+    __slots__ = (
+        "_borrowed",
+        "_lending",
+        "_lent",
+        "_line",
+        "_order",
+        "held",
+        "key",
+        "parent",
+        "parts",
+        "priority",
+        "since",
+        "weight",
+    )
+
+    def __init__(self) -> None:
+        self.weight: float = 1
+        self.priority: float = 0
+        self.key: object = None
+        self.parent: Request | None = None
+        self.parts: tuple[Limiter, ...] = ()
+        self.held = False
+        self.since = 0.0
+        self._order = 0  # when it arrived, among all; 0 until it has had to wait
+        self._line: Limiter | None = None  # where it waits
+        self._borrowed: dict[Limiter, tuple[Request, float]] | None = None
+        self._lent: dict[Limiter, dict[Request, float]] | None = None  # to whom, how much
+        self._lending = 0  # how many of its own calls wait for others
 
     def __lt__(self, other: object) -> bool:
-        return False  # for heaps, where one may stand twice
+        return False  # for the line, where one may stand twice
 
     def harmless(self, error: BaseException | None) -> bool:
         """Return whether another try does no harm after one that ended with `error`: it
@@ -126,12 +142,17 @@ class Limiter:
     judges: ClassVar[bool] = False  # whether it wants to know how tasks ended
     foreign = False  # whether `judge` calls code that is not the library's and may block
     lends: ClassVar[bool] = True  # whether a nested task may use the place around it
+    _plain = False  # whether its room alone decides, so that `release` may go a short way
+
+    def __init_subclass__(cls) -> None:
+        hooks = ("_fits", "_take", "_taken", "_give", "_returned", "_grant")
+        cls._plain = all(getattr(cls, hook) is getattr(Limiter, hook) for hook in hooks)
 
     def __init__(self) -> None:
         self._in_flight: float = 0
         self._paused = False
         self._nudged: Place | None = None  # a thread that was woken to look for itself
-        self._line: list[tuple[float, int, Request]] = []
+        self._line: deque[tuple[float, int, Request]] = deque()  # in order
         self._only = (self,)
         _limiters.add(self)
 
@@ -220,9 +241,15 @@ class Limiter:
     def _admits(self, request: Request) -> bool:
         """Return whether `request`, just arrived, can have its place at once."""
         line = self._line
-        while line and line[0][2]._line is not self:
-            heapq.heappop(line)
-        if line and (line[0][0], line[0][1]) <= (-request.priority, request._order or math.inf):
+        while line:
+            urgency, order, head = line[0]
+            if head._line is not self:
+                line.popleft()
+                continue
+            if urgency > -request.priority or (
+                urgency == -request.priority and 0 < request._order < order
+            ):
+                break  # it goes first
             # Others wait. Only who needs nothing of what they wait for may pass.
             if request.parent is None or self._paused:
                 return False
@@ -230,15 +257,16 @@ class Limiter:
         return self._fits(request)
 
     def _take(self, request: Request) -> None:
-        amount: float = 0
+        amount = request.weight
         if request.parent is not None:
-            lender, amount = _loan(request, self)
-            if lender is not None and amount > 0:
+            lender, borrowed = _loan(request, self)
+            if lender is not None and borrowed > 0:
+                amount -= borrowed
                 lent = lender._lent = lender._lent or {}
-                lent.setdefault(self, {})[request] = amount
+                lent.setdefault(self, {})[request] = borrowed
                 request._borrowed = request._borrowed or {}
-                request._borrowed[self] = (lender, amount)
-        self._in_flight += request.weight - amount
+                request._borrowed[self] = (lender, borrowed)
+        self._in_flight += amount
         self._taken(request)
 
     def _give(self, request: Request, verdict: Verdict, now: float) -> None:
@@ -255,13 +283,19 @@ class Limiter:
                 if borrower._borrowed is not None:
                     del borrower._borrowed[self]
         # Never below 0: in a forked child the counters start anew (`_after_fork_in_child`).
-        self._in_flight = max(0, self._in_flight - amount)
+        left = self._in_flight - amount
+        self._in_flight = left if left > 0 else 0
         self._returned(request, verdict, now)
 
     def _queue(self, request: Request) -> None:
         request._line = self
-        request._order = request._order or next(_arrival)
-        heapq.heappush(self._line, (-request.priority, request._order, request))
+        order = request._order = request._order or next(_arrival)
+        entry = (-request.priority, order, request)
+        line = self._line
+        if not line or line[-1] < entry:  # as nearly always
+            line.append(entry)
+        else:
+            insort(line, entry)
 
     def _grant(self, granted: list[Request], *, borrowers: bool = False) -> None:
         """Give places to those at the head of the line, as long as there is room, and to
@@ -271,20 +305,44 @@ class Limiter:
         while line:
             request = line[0][2]
             if request._line is not self:  # it was withdrawn, or has its place already
-                heapq.heappop(line)
+                line.popleft()
             elif self._fits(request):
-                heapq.heappop(line)
+                line.popleft()
                 grant_or_move(request, granted, self)
             else:
                 break
         if borrowers:
-            for _, _, request in sorted(line):
+            for _, _, request in list(line):
                 if (
                     request._line is self
                     and not self._paused
                     and _loan(request, self)[1] >= request.weight
                 ):
                     grant_or_move(request, granted, self)
+
+    def _hand_on(self, request: Request, granted: list[Request], now: float) -> None:
+        """Take the place of `request` back, and give what room there is to those in line:
+        what `_give` and `_grant` do, where no more than the counter is to be changed.
+        """
+        left = self._in_flight - request.weight
+        self._in_flight = left if left > 0 else 0
+        line = self._line
+        while line:
+            head = line[0][2]
+            if head._line is not self:
+                line.popleft()
+            elif head.parent is not None or head.parts is not self._only:
+                self._grant(granted)
+                break
+            elif self._paused or not self._room(head.weight):
+                break
+            else:
+                line.popleft()
+                self._in_flight += head.weight
+                head._line = None
+                head.held = True
+                head.since = now
+                granted.append(head)
 
 
 def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
@@ -301,10 +359,11 @@ def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
 
 
 def _take_all(request: Request) -> None:
-    for limiter in request.parts:
-        limiter._take(request)
+    request._line = None
     request.held = True
     request.since = time.monotonic()
+    for limiter in request.parts:
+        limiter._take(request)
 
 
 def grant_or_move(request: Request, granted: list[Request], turn_in: Limiter) -> None:
@@ -315,7 +374,6 @@ def grant_or_move(request: Request, granted: list[Request], turn_in: Limiter) ->
         if limiter is not turn_in and not limiter._admits(request):
             limiter._queue(request)
             return
-    request._line = None
     _take_all(request)
     granted.append(request)
 
@@ -327,18 +385,36 @@ def acquire(request: Request, limit: Limit) -> bool:
         Whether it has its place. If not, `request.granted` is called once, later,
         unless it is withdrawn before.
     """
-    parts = request.parts = limit.parts(request)
+    request.parts = limit.parts(request)
     with LOCK:
-        request._order = 0
-        for limiter in parts:
-            if not limiter._admits(request):
-                limiter._queue(request)
-                break
-        else:
-            _take_all(request)
+        if _placed(request):
             return True
-    set_alarms()
+    if alarms:
+        set_alarms()
     return False
+
+
+def acquire_each(requests: Iterable[RequestT], limit: Limit) -> list[RequestT]:
+    """Do for each of `requests` what `acquire` does; return those that have their place."""
+    requests = list(requests)
+    for request in requests:
+        request.parts = limit.parts(request)
+    with LOCK:
+        placed = [request for request in requests if _placed(request)]
+    if alarms:
+        set_alarms()
+    return placed
+
+
+def _placed(request: Request) -> bool:
+    """Give `request` its place in its parts, or put it in line. With the lock held."""
+    request._order = 0
+    for limiter in request.parts:
+        if not limiter._admits(request):
+            limiter._queue(request)
+            return False
+    _take_all(request)
+    return True
 
 
 def release(request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS) -> list[Request]:
@@ -357,13 +433,18 @@ def release(request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS)
             return granted
         request.held = False
         now = time.monotonic()
+        parts = request.parts
         borrowed = request._borrowed is not None
-        for limiter in request.parts:
-            limiter._give(request, verdicts.get(limiter, "neither"), now)
-        for limiter in request.parts:
-            if limiter._line:
-                limiter._grant(granted, borrowers=borrowed)
-    set_alarms()
+        if len(parts) == 1 and parts[0]._plain and not borrowed and request._lent is None:
+            parts[0]._hand_on(request, granted, now)
+        else:
+            for limiter in parts:
+                limiter._give(request, verdicts.get(limiter, "neither"), now)
+            for limiter in parts:
+                if limiter._line:
+                    limiter._grant(granted, borrowers=borrowed)
+    if alarms:
+        set_alarms()
     return granted
 
 
@@ -436,6 +517,8 @@ def tell(granted: Iterable[Request]) -> None:
 
 class Place(Request):
     """The request of a thread that blocks until it is granted."""
+
+    __slots__ = ("_gate",)
 
     _gate: threading.Lock
 

@@ -120,7 +120,6 @@ class BlockingLimiter(Limiter):
             return waited
         # The same as the above, for what there is no need to borrow and weigh.
         place = Place()
-        place.parent = None
         place.parts = self._only
         place.priority = priority
         try:

@@ -29,9 +29,9 @@ class Asked(Place):
     """A request that tells the machine when it was granted."""
 
     def __init__(self, machine: LimitsMachine, number: int) -> None:
+        super().__init__()
         self.machine = machine
         self.number = number
-        self.parent = None
 
     def granted(self) -> None:
         """Move it from those that wait to those that hold."""

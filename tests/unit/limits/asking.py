@@ -12,6 +12,7 @@ class Asked(Place):
     """A request that remembers when it was granted, relative to others."""
 
     def __init__(self, name: str, log: list[str], parent: Request | None) -> None:
+        super().__init__()
         self.name = name
         self._log = log
         self.parent = parent

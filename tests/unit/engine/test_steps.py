@@ -1,0 +1,68 @@
+"""Steps that several threads bring at once: each is made once, what it decides is done once."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+import parallel_exec as px
+from parallel_exec.engine.run import Run
+from parallel_exec.limits.fixed import ConcurrencyLimiter
+
+
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Have threads take turns as often as the interpreter can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("switching")
+@pytest.mark.parametrize("concurrency", [2, 16])
+def test_every_item_is_called_once_and_no_thread_more_than_allowed(concurrency: int) -> None:
+    calls: Counter[int] = Counter()
+    threads = set()
+
+    def note(item: int) -> int:
+        calls[item] += 1  # each item has a key of its own
+        threads.add(threading.current_thread())
+        return item
+
+    for _ in range(20):
+        calls.clear()
+        threads.clear()
+        assert px.parallel_map(note, range(500), concurrency) == list(range(500))
+        assert set(calls.values()) == {1}
+        assert len(threads) <= concurrency
+
+
+def test_what_a_step_decided_is_taken_by_one_thread() -> None:
+    run = Run(ConcurrencyLimiter(1))
+    first = run._take()
+    run._scheduler.actions.append(("start", None, None))
+    assert first == []
+    assert run._take() == [("start", None, None)]
+    assert run._take() == []
+
+
+def test_a_step_that_comes_while_another_is_made_is_left_to_that_thread() -> None:
+    run = Run(ConcurrencyLimiter(1))
+    order: list[str] = []
+
+    def other() -> None:
+        run._step(order.append, "left")
+        order.append("gone on")
+
+    def during() -> None:
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()  # it does not wait for this step
+
+    run._step(during)
+    assert order == ["gone on", "left"]

@@ -46,6 +46,7 @@ class Attempt:
 
     client: Client
     started_at: float
+    in_flight: int  # with it
     work_s: float
     fails: bool
     judged: bool
@@ -57,6 +58,7 @@ class Client:
 
     rule: Rule
     round_trip_s: float
+    counts_at_start: bool
     highest: int = 0
     budget: float = 0.0
     in_flight: int = 0
@@ -154,13 +156,18 @@ def simulate(scenario: Scenario, make_rule: Callable[[int], Rule]) -> Run:
 _HAND_OVER, _ARRIVE, _REFUSED, _SERVED, _WORK, _CHANGE = range(6)
 
 
+def _client(rule: Rule, round_trip_s: float) -> Client:
+    # Rules from elsewhere may want to know how many were in flight when an attempt began.
+    return Client(rule, round_trip_s, getattr(rule, "counts_at_start", False))
+
+
 class _Engine:
     def __init__(self, scenario: Scenario, make_rule: Callable[[int], Rule]) -> None:
         self.scenario = scenario
         self.random = random.Random(scenario.name)
         self.service = scenario.service(scenario.capacity)
         self.clients = [
-            Client(make_rule(number), round_trip_s)
+            _client(make_rule(number), round_trip_s)
             for number, round_trip_s in enumerate(scenario.round_trips_s)
         ]
         self.waiting = 0
@@ -247,7 +254,7 @@ class _Engine:
             work_s = self.scenario.durations.draw(self.random, now)
             fails = self.scenario.failures > 0 and self.random.random() < self.scenario.failures
             judged = client.first_refusal_at is not None and not self.surplus
-            attempt = Attempt(client, now, work_s, fails, judged)
+            attempt = Attempt(client, now, client.in_flight, work_s, fails, judged)
             if client.round_trip_s:
                 self.at(now + client.round_trip_s / 2, _ARRIVE, attempt)
             else:
@@ -268,9 +275,8 @@ class _Engine:
 
     def ended(self, now: float, attempt: Attempt, verdict: Verdict) -> None:
         client = attempt.client
-        client.rule.update(
-            Sample(verdict, attempt.started_at, now, client.in_flight, client.waited)
-        )
+        in_flight = attempt.in_flight if client.counts_at_start else client.in_flight
+        client.rule.update(Sample(verdict, attempt.started_at, now, in_flight, client.waited))
         client.in_flight -= 1
         client.waited = self.waiting > 0
         if verdict == "success":

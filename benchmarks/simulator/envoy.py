@@ -1,10 +1,12 @@
 """The gradient controller of Envoy's adaptive concurrency filter, restated.
 
-Sources: ``gradient_controller.cc`` in ``source/extensions/filters/http/adaptive_concurrency``
-of https://github.com/envoyproxy/envoy, and the defaults in ``adaptive_concurrency.proto``:
-percentile 50, 50 requests and a concurrency of 3 to measure the least round trip, jitter
-15 %, buffer 25 %. The two intervals have no defaults; they are those of the example in
-Envoy's documentation of the filter: 0.1 s and 60 s.
+Sources: ``controller/gradient_controller.cc`` in
+``source/extensions/filters/http/adaptive_concurrency`` of https://github.com/envoyproxy/envoy,
+main branch, and the defaults in ``adaptive_concurrency.proto``: percentile 50, 50 requests and a
+concurrency of 3 to measure the least round trip, jitter 15 %, buffer 25 %. The two intervals
+have no defaults; they are those of the example in Envoy's documentation of the filter: 0.1 s and
+60 s. It starts from that concurrency of 3 and has it as its lower bound, whatever the scenario
+says: there is no other setting.
 
 It listens to latency alone. Here a refused attempt gives it no latency, as a request that
 never got an answer gives it none there: taken for a quick answer, it would do worse.
@@ -33,49 +35,48 @@ class EnvoyGradient(Bounded):
     AT_LEAST_TOO_OFTEN = 5
 
     def __init__(self, initial: int, minimum: int, maximum: int | None) -> None:
-        super().__init__(initial, minimum, maximum)
+        super().__init__(self.LEAST, minimum, maximum)
         self._random = random.Random("Envoy")
         self._latencies: list[float] = []
         self._least_s = 0.0
         self._at_least = 0
         self._update_at = 0.0
         self._measure_at = 0.0
-        self._measuring_since: float | None = None
-        self._deferred = self._limit
         self._measure(0.0)
 
     def update(self, sample: Sample) -> None:
         """Take one sample into account."""
         now = sample.ended_at
-        if self._measuring_since is None:
+        if not self._measuring:
             if now >= self._measure_at:
                 self._measure(now)
             elif now >= self._update_at:
                 self._adjust(now)
-        if sample.verdict == "overload":
-            return
-        if self._measuring_since is not None and sample.started_at < self._measuring_since:
+        if sample.verdict == "overload" or sample.started_at < self._measured_from:
             return
         self._latencies.append(sample.latency_s)
-        if self._measuring_since is not None and len(self._latencies) >= self.MEASURE_REQUESTS:
+        if self._measuring and len(self._latencies) >= self.MEASURE_REQUESTS:
             self._measured(now)
 
     def _measure(self, now: float) -> None:
         """Pin the limit, to see what the latency is without load."""
-        self._measuring_since = now
+        self._measuring = True
+        self._measured_from = now
+        self._at_least = 0
         self._deferred = self._limit
         self._latencies.clear()
         self._set(self.LEAST, "measure")
 
     def _measured(self, now: float) -> None:
         self._least_s = self._median()
-        self._measuring_since = None
+        self._measuring = False
         self._set(self._deferred, "measured")
         self._measure_at = now + self.MEASURE_EVERY_S * (1.0 + self._random.random() * self.JITTER)
         self._update_at = now + self.UPDATE_S
 
     def _adjust(self, now: float) -> None:
-        self._update_at = now + self.UPDATE_S
+        while self._update_at <= now:
+            self._update_at += self.UPDATE_S
         if not self._latencies:
             return
         gradient = self._least_s * (1.0 + self.BUFFER) / self._median()

@@ -1,15 +1,19 @@
 """Three rules of Netflix's concurrency-limits, restated from its source.
 
-https://github.com/Netflix/concurrency-limits, package
+https://github.com/Netflix/concurrency-limits, main branch, package
 ``com.netflix.concurrency.limits.limit`` of concurrency-limits-core: ``AIMDLimit``,
-``VegasLimit``, ``Gradient2Limit`` with ``measurement.ExpAvgMeasurement``, and
-``WindowedLimit``, in which the project's README wraps Gradient2 and in which any of them can
-be wrapped, so they are compared in both forms. Every constant is the default there; only the
-first limit and the bounds are the scenario's, as for all rules.
+``VegasLimit`` with ``functions.Log10RootIntFunction``, ``Gradient2Limit`` with
+``measurement.ExpAvgMeasurement``, and ``WindowedLimit`` with
+``window.ImmutableAverageSampleWindow``, in which the project's README wraps Gradient2 and in
+which any of them can be wrapped, so they are compared in both forms.
 
-Two things differ in how they are fed. There, a sample tells how many were in flight when
-its task started, here, when it ended. And there, a task that fails for reasons of its own is
-ignored, as it is here: its verdict is "neither".
+Every constant is the default there; only the first limit and the bounds are the scenario's,
+as for all rules. (The default upper bound of AIMD and Gradient2 is 200, which happens to be the
+capacity of most scenarios: with it they would be told what they are to find.)
+
+They are fed as ``limiter.AbstractLimiter`` does it: a sample tells how many were in flight when
+its task started, a refused task is a sample with its short latency, and a task that fails for
+reasons of its own is none.
 """
 
 from __future__ import annotations
@@ -29,6 +33,8 @@ class NetflixAIMD(Bounded):
     BACKOFF = 0.9
     TIMEOUT_S = 5.0
 
+    counts_at_start = True
+
     def update(self, sample: Sample) -> None:
         """Take one sample into account."""
         if sample.verdict == "neither":
@@ -43,6 +49,8 @@ class Vegas(Bounded):
     """``VegasLimit``: keeps an estimated queue between alpha and beta."""
 
     PROBE_MULTIPLIER = 30
+
+    counts_at_start = True
 
     def __init__(self, initial: int, minimum: int, maximum: int | None) -> None:
         super().__init__(initial, minimum, maximum)
@@ -83,9 +91,7 @@ class Vegas(Bounded):
 
     @staticmethod
     def _unit(limit: int) -> int:
-        if limit < 1000:
-            return max(1, int(math.log10(limit)))
-        return int(math.sqrt(limit))
+        return max(1, int(math.log10(limit)))
 
 
 class Gradient2(Bounded):
@@ -93,8 +99,12 @@ class Gradient2(Bounded):
 
     SMOOTHING = 0.2
     QUEUE = 4
+    TOLERANCE = 1.5
+    DRIFT = 0.95
     LONG_WINDOW = 600
     WARM_UP = 10
+
+    counts_at_start = True
 
     def __init__(self, initial: int, minimum: int, maximum: int | None) -> None:
         super().__init__(initial, minimum, maximum)
@@ -116,11 +126,11 @@ class Gradient2(Bounded):
             self._long_s += (short_s - self._long_s) * factor
         long_s = self._long_s
         if long_s / short_s > 2.0:
-            self._long_s *= 0.9
+            self._long_s *= self.DRIFT
         limit = self._limit
         if sample.in_flight < limit / 2:
             return
-        gradient = max(0.5, min(1.0, long_s / short_s))
+        gradient = max(0.5, min(1.0, self.TOLERANCE * long_s / short_s))
         wanted = limit * gradient + self.QUEUE
         self._move(limit * (1.0 - self.SMOOTHING) + wanted * self.SMOOTHING, "gradient")
 
@@ -130,6 +140,8 @@ class Windowed:
 
     WINDOW_S = 1.0
     SAMPLES = 10
+
+    counts_at_start = True
 
     def __init__(self, rule: Rule) -> None:
         self._rule = rule

@@ -13,6 +13,7 @@ __all__ = ["SCENARIOS", "Scenario", "find"]
 
 CAPACITY = 200.0
 LIGHT_PER_S = 20.0
+SPIKE_S = 3.0
 
 MakeService = Callable[[float], Service]
 
@@ -26,7 +27,7 @@ class Durations:
         most_s: The longest.
         even_in_logarithm: Whether every order of magnitude is as frequent as another, and
             not every second as frequent as another.
-        short_from: From when on they take a tenth, for three seconds; None: never.
+        short_from: From when on they take a tenth, for `SPIKE_S`; None: never.
     """
 
     least_s: float = 0.05
@@ -59,7 +60,7 @@ class Durations:
         return math.sqrt(square - mean**2) / mean
 
     def _factor(self, now: float) -> float:
-        short = self.short_from is not None and self.short_from <= now < self.short_from + 3.0
+        short = self.short_from is not None and 0.0 <= now - self.short_from < SPIKE_S
         return 0.1 if short else 1.0
 
 
@@ -108,6 +109,13 @@ class Scenario:
             if at <= now:
                 capacity = changed
         return capacity
+
+    @property
+    def turns(self) -> tuple[float, ...]:
+        """When the capacity or the durations change."""
+        short = self.durations.short_from
+        spike = () if short is None else (short, short + SPIKE_S)
+        return (*(at for at, _ in self.changes), *spike)
 
     def doable(self, since: float) -> float:
         """Return how many tasks the service can do from `since` on, if it is never idle."""

@@ -44,7 +44,7 @@ class Cell:
         refused_in_all: Refusals among all attempts.
         lost: Tasks refused when the retry budget was spent.
         reach_s: Seconds until 90 % of the capacity was used.
-        recovery_s: The same after each change of capacity.
+        recovery_s: The same after each change of capacity or durations.
         jain: Jain's index over the clients' limits.
     """
 
@@ -117,7 +117,7 @@ def measure(scenario: Scenario, rule: str, best_per_s: float) -> tuple[Cell, Run
         refused_in_all=run.refused_share_of_all,
         lost=sum(client.lost for client in run.clients),
         reach_s=run.seconds_to(REACHED, scenario.light_until),
-        recovery_s=tuple(run.seconds_to(REACHED, at) for at, _ in scenario.changes),
+        recovery_s=tuple(run.seconds_to(REACHED, at) for at in scenario.turns),
         jain=run.jain(),
     )
     return cell, run

@@ -154,11 +154,13 @@ class Scheduler:
             live[task.index] = task
             if self.stopping is not None:
                 self._skip(task, now)
-            elif task.work.exempt:
-                self._queue(task)
-            else:
+            elif self._find_parts(task, now):
                 limited.append(task)
-        placed = base.acquire_each(limited, self.limit)
+        if self.stopping is not None:
+            for task in limited:
+                self._skip(task, now)
+            limited = []
+        placed = base.acquire_each(limited)
         self.queued += len(limited) - len(placed)
         for task in placed:
             self._start(task)
@@ -230,7 +232,13 @@ class Scheduler:
         if task.state == "waiting":
             task.timer = None
             task.queued_at = now
-            self._queue(task)
+            task.state = "queued"
+            if self._find_parts(task, now):
+                if base.acquire_each((task,)):
+                    self._start(task)
+                else:
+                    self.queued += 1
+            self._finish_if_over()
 
     def expired(self, task: Task, attempt: int) -> None:
         """A try of `task` is over its timeout."""
@@ -310,12 +318,16 @@ class Scheduler:
 
     # Steps within steps
 
-    def _queue(self, task: Task) -> None:
-        task.state = "queued"
-        if base.acquire(task, NO_LIMIT if task.work.exempt else self.limit):
-            self._start(task)
-        else:
-            self.queued += 1
+    def _find_parts(self, task: Task, now: float) -> bool:
+        """Ask the limit in what `task` needs a place. An error, from code of the user's, ends
+        that task alone; return whether there was none.
+        """
+        try:
+            task.parts = (NO_LIMIT if task.work.exempt else self.limit).parts(task)
+        except Exception as error:
+            self._settle(task, "rejected", None, error, now)
+            return False
+        return True
 
     def _start(self, task: Task) -> None:
         task.state = "running"

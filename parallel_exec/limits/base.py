@@ -394,11 +394,10 @@ def acquire(request: Request, limit: Limit) -> bool:
     return False
 
 
-def acquire_each(requests: Iterable[RequestT], limit: Limit) -> list[RequestT]:
-    """Do for each of `requests` what `acquire` does; return those that have their place."""
-    requests = list(requests)
-    for request in requests:
-        request.parts = limit.parts(request)
+def acquire_each(requests: Iterable[RequestT]) -> list[RequestT]:
+    """Do for each of `requests`, which know their parts, what `acquire` does; return those
+    that have their place.
+    """
     with LOCK:
         placed = [request for request in requests if _placed(request)]
     if alarms:

@@ -11,7 +11,7 @@ import pytest
 import parallel_exec as px
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits import base
-from parallel_exec.limits.base import Limit
+from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.testing import FakeClock
 from tests.unit.limits.asking import Asker
 
@@ -183,6 +183,48 @@ def test_keys_of_tasks_reach_the_limit() -> None:
     limit = px.AllOf(px.ConcurrencyLimiter(5), px.PerKey(make))
     assert px.all(tasks, concurrency=limit) == [1] * 30
     assert seen == {"k0", "k1", "k2"}
+
+
+def test_a_limit_that_cannot_be_made_costs_its_tasks_alone() -> None:
+    """They fail with the reason; others run. Where a failure stops the rest, so does this."""
+
+    def make(key: str) -> px.ConcurrencyLimiter:
+        if key == "bad":
+            raise ZeroDivisionError
+        return px.ConcurrencyLimiter(1) if key == "good" else None  # type: ignore[return-value]
+
+    limit = px.PerKey(make)
+    tasks = [px.Task(lambda: 1, key=key) for key in ("good", "bad", "worse", "good")]
+    outcomes = px.all_settled(tasks, concurrency=limit)
+    assert [outcome.status for outcome in outcomes] == [
+        "fulfilled", "rejected", "rejected", "fulfilled",
+    ]  # fmt: skip
+    assert isinstance(outcomes[1].reason, ZeroDivisionError)
+    assert isinstance(outcomes[2].reason, ConfigError)
+    assert outcomes[1].attempts == 0
+    with pytest.raises(ZeroDivisionError):
+        px.all(tasks, concurrency=limit)
+
+
+def test_a_limit_that_fails_between_two_tries_ends_the_task() -> None:
+    """It has run once, and is not left waiting."""
+
+    class Once:
+        """Has no places for a second try."""
+
+        def parts(self, request: Request) -> tuple[Limiter, ...]:
+            if calls:
+                raise ZeroDivisionError
+            return ()
+
+    def task() -> None:
+        calls.append(1)
+        raise ValueError
+
+    calls: list[int] = []
+    (outcome,) = px.all_settled([task], concurrency=Once(), retry=px.Retry(3, wait=0))
+    assert isinstance(outcome.reason, ZeroDivisionError)
+    assert (outcome.attempts, calls) == (1, [1])
 
 
 def test_hosts_are_told_apart_by_the_names_of_environments() -> None:

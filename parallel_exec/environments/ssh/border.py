@@ -15,13 +15,15 @@ with warnings.catch_warnings():
     import paramiko as _paramiko
     import paramiko.agent as _agent
     import paramiko.auth_handler as _auth_handler
+    import paramiko.buffered_pipe as _buffered_pipe
     import paramiko.common as _common
     import paramiko.packet as _packet
 
-__all__ = ["agent", "auth_handler", "common", "packet", "paramiko"]
+__all__ = ["agent", "auth_handler", "buffered_pipe", "common", "packet", "paramiko"]
 
 paramiko: Any = _paramiko
 agent: Any = _agent
 auth_handler: Any = _auth_handler
+buffered_pipe: Any = _buffered_pipe
 common: Any = _common
 packet: Any = _packet

@@ -13,13 +13,25 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from parallel_exec.environments.ssh.border import common, paramiko
+from parallel_exec.environments.ssh.border import buffered_pipe, common, paramiko
 
 __all__ = ["CommandChannel", "RefusedError", "Tunnel"]
 
 Message = paramiko.Message
 
 SEND_AT_ONCE = 256 * 1024  # bytes that are encrypted and written together
+
+
+# What paramiko makes for each channel and nothing here uses: one for all of them. An idle
+# connection keeps its last channel, in paramiko's loop, so a channel's size counts.
+_SET = threading.Event()
+_SET.set()
+_CLOSED = buffered_pipe.BufferedPipe()
+_CLOSED.close()
+
+
+def _nothing(stream: int, data: bytes) -> None:
+    """Nobody wants what comes."""
 
 
 class RefusedError(Exception):
@@ -34,7 +46,26 @@ class RefusedError(Exception):
         self.code = code
 
 
-class _Channel(paramiko.Channel):  # type: ignore[misc]
+class _Added:
+    """What the classes here add to paramiko's; its dict would be five times the size."""
+
+    __slots__ = (
+        "changed",
+        "ended",
+        "ended_by_peer",
+        "opened",
+        "poked",
+        "refused",
+        "request_refused",
+        "signal",
+        "status",
+        "take",
+        "unacknowledged",
+        "unwanted",
+    )
+
+
+class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
     """What both have: a condition for every change, and an end in the right thread.
 
     One condition, `changed`, over paramiko's own lock of the channel: it guards the
@@ -44,6 +75,7 @@ class _Channel(paramiko.Channel):  # type: ignore[misc]
     def __init__(self, chanid: int) -> None:
         super().__init__(chanid)
         self.changed: threading.Condition = self.out_buffer_cv
+        self.event = self.status_event = _SET
         self.opened = False
         self.refused: RefusedError | None = None
         self.ended_by_peer = False
@@ -99,13 +131,13 @@ class CommandChannel(_Channel):
 
     def __init__(self, chanid: int) -> None:
         super().__init__(chanid)
-        self.take: Callable[[int, bytes], object] = lambda stream, data: None
+        self.in_buffer = self.in_stderr_buffer = _CLOSED
+        self.take: Callable[[int, bytes], object] = _nothing
         self.status: int | None = None
         self.signal: str | None = None
         self.request_refused = False
         self.ended = False
         self.unacknowledged = 0
-        self.paused = False
         self.poked = False
 
     # Called in the reading thread
@@ -236,7 +268,7 @@ class CommandChannel(_Channel):
         """Close it. What still runs on the far side is not ended by that."""
         with self.changed:
             messages = self._close_internal()
-        self.take = lambda stream, data: None
+        self.take = _nothing
         with contextlib.suppress(Exception):  # it is gone already
             self.transport.send_together([m for m in messages if m is not None])
 

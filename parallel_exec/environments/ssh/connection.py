@@ -272,7 +272,22 @@ class _AuthHandler(auth_handler.AuthHandler):  # type: ignore[misc]
         super()._parse_userauth_failure(m)
 
 
-class Transport(paramiko.Transport):  # type: ignore[misc]
+class _Added:
+    """What `Transport` adds to paramiko's; its dict would double in size for them."""
+
+    __slots__ = (
+        "_alive",
+        "_alive_count",
+        "_on_quiet",
+        "_open",
+        "allowed_methods",
+        "on_end",
+        "service_accepted",
+        "why",
+    )
+
+
+class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     """A connection over a socket or a tunnel, until `login` not yet logged in.
 
     Args:
@@ -322,13 +337,12 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
         self.why: str | None = None
         self.active: bool
         self.auth_handler: Any
+        self.completion_event: threading.Event | None
         self.saved_exception: BaseException | None
         self.on_end: Callable[[], object] = lambda: None
         self._alive = keepalive > 0
         self._alive_count = alive_count
-        self._unanswered = 0
         self._on_quiet = on_quiet
-        self._negotiated = threading.Event()
         # paramiko knows channels weakly; here they stay until the far side has closed
         # them, and with them their number.
         self._open: dict[int, Any] = {}
@@ -358,7 +372,8 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
                 channel._unlink()
             with contextlib.suppress(OSError, EOFError):
                 self.sock.close()
-            self._negotiated.set()
+            if self.completion_event is not None:
+                self.completion_event.set()
             self.on_end()
 
     def negotiate(self, timeout: float) -> None:
@@ -369,12 +384,14 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
             ConnectError: The far side closed, or does not speak SSH.
         """
         self.banner_timeout = timeout
-        self.start_client(event=self._negotiated)
-        if not self._negotiated.wait(timeout):
+        done = threading.Event()
+        self.start_client(event=done)
+        if not done.wait(timeout):
             heard = "no banner came" if not self.remote_version else "the key exchange hung"
             raise ConnectTimeoutError(f"{heard} within {timeout:g} s")
         if not self.active or not self.initial_kex_done:
             raise ConnectError(self.reason())
+        self.completion_event = None  # a kilobyte
 
     def reason(self) -> str:
         """Return why the connection is gone."""
@@ -402,6 +419,7 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
         if not event.wait(timeout):
             raise ConnectTimeoutError(f"no answer to the login within {timeout:g} s")
         if self.auth_handler is not None and self.auth_handler.is_authenticated():
+            self.auth_handler.auth_event = None
             return True
         if not self.active:
             raise ConnectError(self.reason())
@@ -571,12 +589,10 @@ class Transport(paramiko.Transport):  # type: ignore[misc]
             raise EOFError
         if not self._alive:
             return
-        if time.monotonic() - self.heard_at < self._active_check_timeout * 0.9:
-            self._unanswered = 0
-            return
         silent = time.monotonic() - self.heard_at
-        self._unanswered = int(silent / (self._active_check_timeout * 0.95))
-        if self._unanswered > self._alive_count:
+        if silent < self._active_check_timeout * 0.9:
+            return
+        if int(silent / (self._active_check_timeout * 0.95)) > self._alive_count:
             self.why = f"the host has been silent for {silent:.3g} s"
             raise EOFError
         message = Message()

@@ -143,7 +143,7 @@ class SSHBackend(BlockingBackend):
         self._pool: HostPool | None = None
         self._release: weakref.finalize[Any, Any] | None = None
         self._running: set[Stop] = set()
-        self._none_running = threading.Condition(self._lock)
+        self._none_left: threading.Event | None = None  # set when nothing runs, if closing
         self._closed = False
 
     @property
@@ -178,8 +178,8 @@ class SSHBackend(BlockingBackend):
         finally:
             with self._lock:
                 self._running.discard(stop)
-                if not self._running:
-                    self._none_running.notify_all()
+                if self._none_left is not None and not self._running:
+                    self._none_left.set()
 
     def put(
         self,
@@ -270,8 +270,8 @@ class SSHBackend(BlockingBackend):
                 limit.join()
             with self._lock:
                 self._running.discard(stop)
-                if not self._running:
-                    self._none_running.notify_all()
+                if self._none_left is not None and not self._running:
+                    self._none_left.set()
 
     def close(self) -> None:
         """End what still runs here and close the connections nobody else uses. Idempotent.
@@ -282,11 +282,13 @@ class SSHBackend(BlockingBackend):
         with self._lock:
             self._closed = True
             running = list(self._running)
+            if running and self._none_left is None:
+                self._none_left = threading.Event()
+            none_left, release = self._none_left, self._release
         for stop in running:
             stop.end("cancel")
-        with self._lock:
-            self._none_running.wait_for(lambda: not self._running, timeout=60.0)
-            release = self._release
+        if none_left is not None:
+            none_left.wait(60.0)
         if release is not None:
             release()
 

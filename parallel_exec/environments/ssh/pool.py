@@ -20,7 +20,6 @@ import random
 import threading
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import Any
@@ -125,7 +124,7 @@ class HostPool:
         self._lock = threading.Lock()
         self._connections: list[Connection] = []
         self._dropped: set[Connection] = set()  # no longer given out, not ended yet
-        self._waiting: deque[_Waiter] = deque()
+        self._waiting: list[_Waiter] = []
         self._connecting = 0
         self._connect_cost = 0.0
         self._made_at = 0.0
@@ -231,7 +230,7 @@ class HostPool:
             connection = self._free(waiter.tunnel)
             if connection is None:
                 return
-            self._waiting.popleft()
+            self._waiting.pop(0)
             if waiter.tunnel:
                 connection.tunnels += 1
             else:
@@ -368,7 +367,7 @@ class HostPool:
     def _fail(self, error: ParallelExecError) -> None:
         """Tell everyone who waits; each gets an error of its own. Under the lock."""
         while self._waiting:
-            waiter = self._waiting.popleft()
+            waiter = self._waiting.pop(0)
             mine = copy.copy(error)
             mine.__cause__ = error.__cause__
             waiter.answer = mine

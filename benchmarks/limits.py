@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import functools
+import gc
 import threading
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import parallel_exec as px
 from benchmarks.harness import OURS, Bar, Comparison, Figures, Side
+from parallel_exec.limits.base import release, wait_for_place
 
 SEMAPHORE = "threading.Semaphore"
 WORK_S = 100e-6
@@ -42,6 +44,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
                     for side, make in (
                         (OURS, px.ConcurrencyLimiter),
                         (SEMAPHORE, threading.Semaphore),
+                        ("AIMDController", standing),
                     )
                 ),
                 (Bar(f"times {SEMAPHORE}", "rate_per_s", SEMAPHORE, at_least=0.9),),
@@ -50,7 +53,10 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
     yield Comparison(
         f"Memory after {entries} entries",
         (Side(OURS, functools.partial(memory, entries)),),
-        (Bar("KB that it grows from a tenth of them to all", "growth_kb", at_most=16),),
+        (
+            Bar("KB that it grows from half of them to all", "growth_kb", at_most=16),
+            Bar("the same, a limit for each of as many keys", "keys_growth_kb", at_most=16),
+        ),
         rounds=1,
     )
 
@@ -58,6 +64,11 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 def adaptive(limit: int) -> px.AIMDController:
     """Return an adaptive limit."""
     return px.AIMDController(limit, 1, 100)
+
+
+def standing(limit: int) -> px.AIMDController:
+    """Return an adaptive limit that stays where it is, so that it can be compared."""
+    return px.AIMDController(limit, limit, limit)
 
 
 def rate(limit: int) -> px.RateLimiter:
@@ -111,14 +122,31 @@ def contended(make: Any, limit: int, work: Any, entries: int) -> Figures:
 def memory(entries: int) -> Figures:
     """Use a limit, and look what it keeps."""
     controller = px.AIMDController(4, 1, 8, history=10)
+    keyed = px.PerKey(lambda key: px.ConcurrencyLimiter(4), keep=100)
+
+    def enter(number: int) -> None:
+        with controller:
+            pass
+
+    def enter_of_key(number: int) -> None:
+        place = wait_for_place(keyed, key=number)
+        assert place is not None
+        release(place)
+
+    return {"growth_kb": growth(enter, entries), "keys_growth_kb": growth(enter_of_key, entries)}
+
+
+def growth(use: Callable[[int], object], entries: int) -> float:
+    """Return how many KB more there are after all entries than after half of them."""
     tracemalloc.start()
     try:
         for number in range(entries):
-            with controller:
-                pass
-            if number == entries // 10:
+            use(number)
+            if number == entries // 2:
+                gc.collect()
                 before, _ = tracemalloc.get_traced_memory()
+        gc.collect()
         after, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    return {"growth_kb": (after - before) / 1024}
+    return (after - before) / 1024

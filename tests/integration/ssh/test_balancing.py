@@ -34,7 +34,8 @@ def test_workers_are_given_by_name(
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "config").write_text(
         f"User {sshd.account.user}\nIdentityFile {sshd.key}\nHostName 127.0.0.1\n"
-        f"UserKnownHostsFile {sshd.known_hosts}\nHost here\nPort {sshd.port}\nHost away\nPort {free_port()}\n"
+        f"UserKnownHostsFile {sshd.known_hosts}\n"
+        f"Host here\nPort {sshd.port}\nHost away\nPort {free_port()}\n"
     )
     monkeypatch.setenv("HOME", str(tmp_path))
     with px.LoadBalancer(["away", "here"], capacity=2, failures=1) as balancer:

@@ -56,7 +56,7 @@ def test_a_host_that_dies_in_the_middle(make_sshd: Any, tmp_path: Path, safe: bo
     done = servers[0].account.home / f"done-{safe}"
     commands = [px.sh("echo {} >> {}; sleep 0.05", n, done) for n in range(40)]
     tasks = [px.Task(command, safe_to_repeat=safe) for command in commands]
-    killed = []
+    killed: list[Server] = []
 
     def kill_one(_: px.Outcome[Any]) -> None:
         if not killed:

@@ -137,9 +137,13 @@ class BlockingBackend(ABC):
     def close(self) -> None:
         """End what still runs, give back what is held. Idempotent."""
 
+    def starting(self, stop: Stop) -> None:  # noqa: B027 - it need not
+        """Take note of a command that `execute` will be called with; never wait."""
+
     def start(self, command: Command, ticket: Ticket) -> Execution:
         """See `Backend.start`."""
         stop = Stop()
+        self.starting(stop)
 
         def work() -> None:
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import threading
 import weakref
@@ -17,6 +19,7 @@ from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, bor
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
 from parallel_exec.errors import ConfigError, ExecutorClosedError
+from parallel_exec.reactor import loop as reactor
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
@@ -145,6 +148,7 @@ class SSHBackend(BlockingBackend):
         self._running: set[Stop] = set()
         self._none_left: threading.Event | None = None  # set when nothing runs, if closing
         self._closed = False
+        _all.add(self)
 
     @property
     def name(self) -> str:
@@ -168,11 +172,15 @@ class SSHBackend(BlockingBackend):
         """Pickle by arguments: the copy makes connections of its own."""
         return (_rebuild, (type(self), self._name, dict(self._arguments)))
 
+    def starting(self, stop: Stop) -> None:
+        """See `BlockingBackend.starting`: from now on `close` ends it and waits for it."""
+        with self._lock:
+            if not self._closed:
+                self._running.add(stop)
+
     def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
         """See `BlockingBackend.execute`."""
-        with self._lock:
-            pool = self._borrow()
-            self._running.add(stop)
+        pool = self._enter(stop)
         try:
             return Running(command, ticket, stop, pool, self._how).run()
         finally:
@@ -248,9 +256,7 @@ class SSHBackend(BlockingBackend):
         if timeout is not None:
             limit = threading.Timer(checks.seconds("timeout", timeout), stop.end, ["timeout"])
             limit.daemon = True
-        with self._lock:
-            pool = self._borrow()
-            self._running.add(stop)
+        pool = self._enter(stop)
         try:
             if limit is not None:
                 limit.start()
@@ -279,29 +285,34 @@ class SSHBackend(BlockingBackend):
         **Blocking**: until its commands have ended on the far side, `kill_after` of each
         at most and a little more.
         """
+        _wait_for_starts()
         with self._lock:
             self._closed = True
             running = list(self._running)
             if running and self._none_left is None:
                 self._none_left = threading.Event()
-            none_left, release = self._none_left, self._release
+            none_left = self._none_left
         for stop in running:
             stop.end("cancel")
         if none_left is not None:
             none_left.wait(60.0)
+        with self._lock:
+            release = self._release
         if release is not None:
             release()
 
-    def _borrow(self) -> HostPool:
-        """Return the pool of connections. Under the lock."""
-        if self._closed:
-            raise ExecutorClosedError(f"{self._name} has been closed")
-        if self._pool is None:
-            self._pool = borrow(self._settings)
-            # Also when it is dropped without `close`: whoever still shares them stays.
-            self._release = weakref.finalize(self, give_back, self._pool)
-            self._release.atexit = False
-        return self._pool
+    def _enter(self, stop: Stop) -> HostPool:
+        """Return the pool of connections; `stop` is noted as running."""
+        with self._lock:
+            if self._closed and stop not in self._running:
+                raise ExecutorClosedError(f"{self._name} has been closed")
+            self._running.add(stop)
+            if self._pool is None:
+                self._pool = borrow(self._settings)
+                # Also when it is dropped without `close`: whoever still shares them stays.
+                self._release = weakref.finalize(self, give_back, self._pool)
+                self._release.atexit = False
+            return self._pool
 
 
 Jump = str | SSHBackend
@@ -311,6 +322,40 @@ _DEFAULTS = dict(SSHBackend.__init__.__kwdefaults__ or {})
 
 def _rebuild(kind: type[SSHBackend], name: str, arguments: dict[str, Any]) -> SSHBackend:
     return kind(name, **arguments)
+
+
+def _wait_for_starts() -> None:
+    """Wait until what was submitted before has begun, so that it is ended, not refused."""
+    service = reactor.get()
+    if service.inside():
+        return
+    begun = threading.Event()
+    with contextlib.suppress(RuntimeError):  # no thread starts any more: nothing does
+        service.post(begun.set)
+        begun.wait()
+
+
+def _at_exit() -> None:
+    """End what still runs on any host."""
+    busy = [backend for backend in list(_all) if backend._running]
+    for backend in busy:
+        for stop in list(backend._running):
+            stop.end("cancel")
+    for backend in busy:
+        backend.close()
+
+
+def _after_fork_in_child() -> None:
+    """The parent's commands are not this process's to end."""
+    for backend in list(_all):
+        backend._lock = threading.Lock()
+        backend._running = set()
+        backend._none_left = None
+
+
+_all: weakref.WeakSet[SSHBackend] = weakref.WeakSet()
+atexit.register(_at_exit)
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _secret(name: str, value: object) -> Secret | None:

@@ -17,6 +17,7 @@ import copy
 import logging
 import os
 import random
+import re
 import threading
 import time
 import weakref
@@ -461,7 +462,8 @@ class HostPool:
             except (ConnectError, HostError) as error:
                 kind = type(error)
                 raise kind(f"{self.name}: {error}", environment=self.name) from error
-            connection = Connection(transport, self.settings.max_sessions, route.close)
+            most = _sessions(transport.remote_version, self.settings.max_sessions)
+            connection = Connection(transport, most, route.close)
             made.append(connection)
             transport.on_end = lambda: self._ended(connection)
             if not transport.active:
@@ -585,6 +587,18 @@ class _AgainError(Exception):
     """The server refused the handshake before anything was said."""
 
     queued = 0.0
+
+
+def _sessions(version: str, most: int) -> int:
+    """Return how many commands at once a server can be trusted with on one connection.
+
+    Dropbear 2022.82 to 2024.85 may take the end of one command for that of another that
+    has not begun, and then drops the connection with all that is on it (its issue 321).
+    """
+    found = re.search(r"dropbear_(\d+)\.(\d+)", version)
+    if found is not None and (2022, 82) <= (int(found[1]), int(found[2])) <= (2024, 85):
+        return 1
+    return most
 
 
 def _closed_on(transport: Transport) -> bool:

@@ -7,17 +7,19 @@ the channel's condition `changed`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
-import stat
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any, Self
+from typing import Self
 
 from parallel_exec.environments.base import Stop, Ticket
+from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
 from parallel_exec.environments.ssh import remote
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError
@@ -32,7 +34,7 @@ from parallel_exec.errors import (
 )
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
-from parallel_exec.values.secret import Secret
+from parallel_exec.values.secret import Secret, reveal
 
 __all__ = ["How", "Running"]
 
@@ -41,6 +43,9 @@ log = logging.getLogger("parallel_exec")
 CHUNK = 256 * 1024  # bytes of input that are read from a file at once
 SUDO_TRIES = 1  # a second question means that the answer was wrong
 STALE_TRIES = 4  # connections that turn out to be dead before anything ran
+
+# What starts something in the background, in a shell; `&&`, `>&` and `&>` do not.
+_BACKGROUND = re.compile(r"(?<![&<>\\])&(?![&>])")
 
 # Terminal modes (RFC 4254, section 8) for the time of the orders: no echo, no signals,
 # nothing rewritten, no line of 4096 bytes at most. `stty sane` ends that.
@@ -98,7 +103,8 @@ class Running:
         self._gates: list[Callable[[], bool]] = []
         self._why: Stopped | None = None
         self._ending: list[threading.Thread] = []
-        self._ended_far = False
+        self._endings_left = 0  # how many of them are at it
+        self._ending_lock = threading.Lock()  # guards that number
 
     # The life of a command
 
@@ -121,6 +127,8 @@ class Running:
                 self._how.timeout, self._wanted, self._stop.on_change
             )
             return self._on(transport)
+        if not self._wanted():
+            return self._never_ran()
         with _Places(self._pool) as places:
             channel = self._get_channel(places)
             if channel is None:
@@ -211,10 +219,10 @@ class Running:
         assert self._transport is not None
         channel.take = self._take
         source = command.input
-        data: bytes | IO[bytes] = b""
+        data: bytes | FileReader = b""
         if source is not None:
             known = command.input_bytes()
-            data = known if known is not None else source  # type: ignore[assignment]
+            data = known if known is not None else FileReader(source, command.encoding, CHUNK)
         given = remote.orders(
             command,
             self._nonce,
@@ -334,20 +342,41 @@ class Running:
             now = time.monotonic()
             if self._why is not None:
                 if not self._ending and (self._leaders or not self._may_lead_yet(now)):
-                    self._end_far(self._command.kill_after)
+                    self._end_far(None if self._stop.killed else self._command.kill_after)
                 elif self._stop.killed and len(self._ending) == 1:
                     self._end_far(None)
-                if self._ending and not any(thread.is_alive() for thread in self._ending):
+                if self._ending and not self._endings_left:
                     # Nothing is left there, or nothing more can be done; what holds the
                     # pipes now has left the session. Take what is under way.
                     give_up = give_up or now + 0.25
             if linger is not None and now >= linger and self._why is None:
                 self._end_far(None)
-                for thread in self._ending:
-                    thread.join()
                 break
             if give_up is not None and now >= give_up:
                 break
+        if not self._ending and self._leaves_children(channel):
+            self._end_far(self._command.kill_after)
+        self._wait_for_endings(channel)
+
+    def _leaves_children(self, channel: CommandChannel) -> bool:
+        """Return whether a command that has ended by itself may have left some behind.
+
+        They hold no output, or it would not have ended. Only another look at the host
+        could tell, which costs as much as a short command: so it is taken where the text
+        puts something in the background.
+        """
+        ended = channel.status is not None or channel.signal is not None
+        words = map(reveal, self._command.words)
+        return ended and any(_BACKGROUND.search(word) for word in words)
+
+    def _wait_for_endings(self, channel: CommandChannel) -> None:
+        while self._endings_left:
+            if self._stop.killed and len(self._ending) == 1:
+                self._end_far(None)
+            with channel.changed:
+                while not channel.poked:
+                    channel.changed.wait()
+                channel.poked = False
         for thread in self._ending:
             thread.join()
 
@@ -384,31 +413,34 @@ class Running:
 
     def _end_far(self, kill_after: float | None) -> None:
         """Begin to end the command's processes, in a thread of its own."""
-        if not self._leaders:
-            self._ended_far = True
-            thread = threading.Thread(target=self._poke)
-        else:
-            thread = threading.Thread(
-                target=self._end_processes,
-                args=(kill_after,),
-                name=f"parallel_exec end {self._how.name}",
-                daemon=True,
-            )
+        thread = threading.Thread(
+            target=self._end_processes,
+            args=(kill_after,),
+            name=f"parallel_exec end {self._how.name}",
+            daemon=True,
+        )
         self._ending.append(thread)
+        with self._ending_lock:
+            self._endings_left += 1
         while True:
             try:
                 return thread.start()
-            except RuntimeError:  # out of threads: this must not be left undone
-                time.sleep(0.05)
+            except RuntimeError as error:
+                if "shutdown" in str(error):  # the interpreter exits: no thread starts any more
+                    return thread.run()
+                time.sleep(0.05)  # out of threads: this must not be left undone
 
     def _end_processes(self, kill_after: float | None) -> None:
         try:
+            if not self._leaders:
+                return
             script = remote.end_script(self._leaders, kill_after=kill_after)
             command = Command(script, check=False, label="end")
             stop = Stop()
             limit = threading.Timer((kill_after or 0.0) + 20.0, stop.end, ["timeout"])
             limit.daemon = True
-            limit.start()
+            with contextlib.suppress(RuntimeError):  # no thread to spare
+                limit.start()
             how = How(
                 self._how.name,
                 sudo=self._how.sudo,
@@ -422,6 +454,8 @@ class Running:
         except Exception as error:
             log.warning("%s: %s may still be running: %s", self._how.name, self._command, error)
         finally:
+            with self._ending_lock:
+                self._endings_left -= 1
             self._poke()
 
     def _end_by(self, command: Command, stop: Stop, how: How) -> None:
@@ -458,6 +492,8 @@ class Running:
         if self._input is not None and self._input.error is not None:
             raise self._input.error
         why = self._why
+        if why is None and self._over:
+            why = "output"  # it had ended by itself before it could be ended for that
         if why is None and status is None and signal is None:
             why = "lost"
         return self._result(why, status, f"SIG{signal}" if signal is not None else None)
@@ -544,7 +580,7 @@ class _Input:
         self,
         first: bytes,
         gates: list[bytes],
-        data: bytes | IO[bytes],
+        data: bytes | FileReader,
         tail: bytes,
         poke: Callable[[], object],
     ) -> None:
@@ -553,16 +589,22 @@ class _Input:
         self._poke = poke
         self._tail = tail
         self._data = data if isinstance(data, bytes) else b""
-        self._file: Any = None if isinstance(data, bytes) else data
+        self._file = None if isinstance(data, bytes) else data
         self._next: bytes | None = None  # from the thread that reads a file
         self._ended = self._file is None
         self.error: Exception | None = None
         self._wanted = threading.Semaphore(0)
         self._closed = False
+        self._wakes: tuple[int, int] | None = None  # a pipe: closed here, its reader looks up
         self._thread: threading.Thread | None = None
-        if self._file is not None and not _is_regular(self._file):
+        if self._file is not None and not self._file.at_hand:
+            if self._file.waits:
+                self._wakes = os.pipe()
             self._thread = threading.Thread(
-                target=self._read_ahead, name="parallel_exec input", daemon=True
+                target=self._read_ahead,
+                args=(-1 if self._wakes is None else self._wakes[1],),
+                name="parallel_exec input",
+                daemon=True,
             )
             self._thread.start()
         if not gates:
@@ -616,6 +658,9 @@ class _Input:
         """Want nothing more."""
         self._closed = True
         self._wanted.release()
+        if self._wakes is not None:
+            os.close(self._wakes[0])
+            self._wakes = None
 
     def _refill(self) -> None:
         if self._thread is not None:
@@ -624,39 +669,31 @@ class _Input:
                 self._now = memoryview(data)
                 self._wanted.release()
         elif not self._ended:
-            data = self._read()
+            data = self._read(-1)
             self._now = memoryview(data)
             self._ended = not data
         if not self._now and self._ended and self._next is None and self.error is None:
             self._now, self._tail = memoryview(self._tail), b""
 
-    def _read(self) -> bytes:
+    def _read(self, wanted_by: int) -> bytes:
+        assert self._file is not None
         try:
-            data = self._file.read(CHUNK)
+            return self._file.read(wanted_by)
         except Exception as error:
             self.error = error
             return b""
-        return data.encode() if isinstance(data, str) else bytes(data or b"")
 
-    def _read_ahead(self) -> None:
+    def _read_ahead(self, wanted_by: int) -> None:
         try:
             while not self._closed:
-                data = self._read()
+                data = self._read(wanted_by)
                 if not data:
                     break
                 self._next = data
                 self._poke()
                 self._wanted.acquire()
         finally:
+            if wanted_by >= 0:
+                os.close(wanted_by)
             self._ended = True
             self._poke()
-
-
-def _is_regular(file: Any) -> bool:
-    """Return whether reading it never waits for anybody."""
-    try:
-        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-    except (OSError, AttributeError, ValueError, TypeError):
-        import io
-
-        return isinstance(file, io.BytesIO)

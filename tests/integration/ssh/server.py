@@ -65,7 +65,11 @@ def account(base: Path, shell: str = "/bin/sh", *, sudo: bool = False) -> Iterat
     user = f"pxt{secrets.token_hex(4)}"
     password = secrets.token_hex(8)
     home = base / user
-    subprocess.run(["useradd", "-M", "-d", str(home), "-s", shell, user], check=True)
+    # A number that no earlier account has had: processes of one that was never removed
+    # would be taken for this one's.
+    number = secrets.choice(sorted(set(range(20_000, 60_000)) - set(_owners().values())))
+    words = ["useradd", "-M", "-u", str(number), "-d", str(home), "-s", shell, user]
+    subprocess.run(words, check=True)
     rule = Path("/etc/sudoers.d") / user
     try:
         subprocess.run(["chpasswd"], input=f"{user}:{password}".encode(), check=True)
@@ -78,7 +82,20 @@ def account(base: Path, shell: str = "/bin/sh", *, sudo: bool = False) -> Iterat
         yield Account(user, home, password)
     finally:
         rule.unlink(missing_ok=True)
+        for pid in [pid for pid, owner in _owners().items() if owner == number]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         subprocess.run(["userdel", "-f", user], check=False, capture_output=True)
+
+
+def _owners() -> dict[int, int]:
+    """Return the user of every process."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with contextlib.suppress(OSError):
+                found[int(name)] = os.stat(f"/proc/{name}").st_uid
+    return found
 
 
 @dataclass

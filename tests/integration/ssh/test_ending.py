@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 import threading
 import time
 
@@ -155,3 +157,20 @@ def test_a_callback_that_hangs_does_not_hold_up_the_end(sshd: Server) -> None:
         hang.set()
     assert result.timed_out
     assert time.monotonic() - began < 10
+
+
+def test_end_of_the_program_ends_what_runs(sshd: Server) -> None:
+    """What was submitted and never waited for does not outlive the program."""
+    word = mark()
+    script = (
+        "import threading, parallel_exec as px\n"
+        "up = threading.Event()\n"
+        f"host = px.SSH({sshd.destination!r}, **{sshd.options!r})\n"
+        f"host.submit('echo up; sleep {word}; true', on_stdout=lambda line: up.set())\n"
+        "assert up.wait(30)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script], capture_output=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert running(f"sleep {word}") == []

@@ -48,6 +48,11 @@ class Options(TypedDict, total=False):
     encoding: str
 
 
+# The usual values; what is one of these objects needs no check.
+KILL_AFTER = 5.0
+UTF_8 = "utf-8"
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Command:
     """A command and its options. Immutable; pickles if its options do.
@@ -86,14 +91,14 @@ class Command:
     cwd: str | None = None
     input: Input | None = field(default=None, repr=False)
     timeout: float | None = None
-    kill_after: float = 5.0
+    kill_after: float = KILL_AFTER
     check: bool = True
     max_output_bytes: int | None = None
     capture: bool = True
     label: str | None = None
     on_stdout: Callable[[str], object] | None = None
     on_stderr: Callable[[str], object] | None = None
-    encoding: str = "utf-8"
+    encoding: str = UTF_8
     environment: Backend | None = None
     shell: bool = field(default=False, init=False)
 
@@ -106,14 +111,14 @@ class Command:
             cwd: str | os.PathLike[str] | None = None,
             input: Input | None = None,  # noqa: A002 - as the field
             timeout: float | timedelta | None = None,
-            kill_after: float | timedelta = 5.0,
+            kill_after: float | timedelta = KILL_AFTER,
             check: bool = True,
             max_output_bytes: int | None = None,
             capture: bool = True,
             label: str | None = None,
             on_stdout: Callable[[str], object] | None = None,
             on_stderr: Callable[[str], object] | None = None,
-            encoding: str = "utf-8",
+            encoding: str = UTF_8,
             environment: Backend | None = None,
         ) -> None: ...
 
@@ -129,7 +134,7 @@ class Command:
             put(self, "args", (_word("command", args),))
             put(self, "shell", True)
         elif isinstance(args, Sequence) and not isinstance(args, bytes):
-            put(self, "args", tuple(_word("command", word) for word in args))
+            put(self, "args", tuple([_word("command", word) for word in args]))
         else:
             raise checks.refuse("command", args, "a string or a list of words")
         words = self.words
@@ -143,21 +148,26 @@ class Command:
             put(self, "cwd", reveal(_word("cwd", self.cwd)))
         if self.timeout is not None:
             put(self, "timeout", checks.seconds("timeout", self.timeout))
-        put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
+        if self.kill_after is not KILL_AFTER:
+            put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
         if self.max_output_bytes is not None:
             checks.count("max_output_bytes", self.max_output_bytes)
-        for name in ("check", "capture"):
-            if not isinstance(getattr(self, name), bool):
-                raise checks.refuse(name, getattr(self, name), "True or False")
-        for name in ("on_stdout", "on_stderr"):
-            if getattr(self, name) is not None and not callable(getattr(self, name)):
-                raise checks.refuse(name, getattr(self, name), "a function of one line")
+        if not isinstance(self.check, bool):
+            raise checks.refuse("check", self.check, "True or False")
+        if not isinstance(self.capture, bool):
+            raise checks.refuse("capture", self.capture, "True or False")
+        if self.on_stdout is not None and not callable(self.on_stdout):
+            raise checks.refuse("on_stdout", self.on_stdout, "a function of one line")
+        if self.on_stderr is not None and not callable(self.on_stderr):
+            raise checks.refuse("on_stderr", self.on_stderr, "a function of one line")
         if self.label is not None and not isinstance(self.label, str):
             raise checks.refuse("label", self.label, "a string")
         if self.environment is not None and not callable(getattr(self.environment, "start", None)):
             raise checks.refuse("environment", self.environment, "a place for commands")
-        _check_encoding(self.encoding)
-        _check_input(self.input)
+        if self.encoding is not UTF_8:
+            _check_encoding(self.encoding)
+        if self.input is not None:
+            _check_input(self.input)
 
     def _take_over(self, other: Command) -> None:
         """Take what `other` runs, and its options where this one has none of its own."""
@@ -293,6 +303,8 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 def _word(name: str, value: object) -> Word:
     """Return `value` as one word: a string without NUL."""
+    if type(value) is str and "\0" not in value:  # as nearly always
+        return value
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     if isinstance(value, bytes):
@@ -326,7 +338,7 @@ def _check_encoding(encoding: object) -> None:
 
 def _check_input(value: object) -> None:
     known = bytes | bytearray | memoryview | str | Secret
-    if value is not None and not isinstance(value, known) and not hasattr(value, "read"):
+    if not isinstance(value, known) and not hasattr(value, "read"):
         raise checks.refuse("input", value, "bytes, str or a readable binary file")
 
 

@@ -55,6 +55,26 @@ def test_child_runs_commands_and_functions(tmp_path: Path, fork_head: str) -> No
         ], script.errors()  # fmt: skip
 
 
+def test_parent_and_child_each_learn_why_their_own_command_did_not_start(
+    tmp_path: Path, fork_head: str
+) -> None:
+    code = fork_head + (
+        "def missing(name):\n"
+        "    try: px.run([name])\n"
+        "    except px.errors.CommandNotFoundError as error: print(error)\n"
+        "    print(px.run(['echo', 'next']).text(), end='')\n"
+        "missing('none-1')\n"
+        "print(forked(lambda: missing('none-2')))\n"
+        "missing('none-3')\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == [
+            "command not found: none-1", "next",
+            "command not found: none-2", "next", "0",
+            "command not found: none-3", "next",
+        ], script.errors()  # fmt: skip
+
+
 def test_a_fork_while_a_command_starts_holds_up_nobody(tmp_path: Path, fork_head: str) -> None:
     """A forked child that lives on has no end of the pipes of a command that was starting."""
     code = fork_head + (

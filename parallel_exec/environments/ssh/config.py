@@ -35,24 +35,49 @@ MAX_DEPTH = 16  # of Include in Include, as in OpenSSH
 
 # What a value may be made of, and which of those need more than is known here.
 REPEATED = {"identityfile", "certificatefile"}
-# These change whom we talk to or trust, and are not done here: they are reported.
+UNDERSTOOD = {
+    *("addressfamily", "challengeresponseauthentication", "ciphers", "connecttimeout"),
+    *("globalknownhostsfile", "hashknownhosts", "hostkeyalgorithms", "hostkeyalias", "hostname"),
+    *("identitiesonly", "identityagent", "identityfile", "ignoreunknown", "include"),
+    *("kbdinteractiveauthentication", "kexalgorithms", "macs", "passwordauthentication"),
+    *("port", "proxycommand", "proxyjump", "pubkeyauthentication", "revokedhostkeys"),
+    *("serveralivecountmax", "serveraliveinterval", "stricthostkeychecking", "user"),
+    "userknownhostsfile",
+}
+# These change whom we talk to or trust, how we log in or what a command can do, and are
+# not done here: they are reported, like every word that is not known.
 NOT_DONE = {
-    "bindaddress",
-    "bindinterface",
-    "certificatefile",
-    "hostbasedauthentication",
-    "kbdinteractivedevices",
-    "knownhostscommand",
-    "pkcs11provider",
-    "revokedhostkeys",
-    "securitykeyprovider",
-    "verifyhostkeydns",
+    *("bindaddress", "bindinterface", "certificatefile", "forwardagent"),
+    *("hostbasedauthentication", "kbdinteractivedevices", "knownhostscommand"),
+    *("nohostauthenticationforlocalhost", "pkcs11provider", "preferredauthentications"),
+    *("proxyusefdpass", "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"),
+    *("refuseconnection", "requiredrsasize", "securitykeyprovider", "setenv", "verifyhostkeydns"),
 }
 HARMLESS = {  # values of the above that ask for nothing
     "no",
     "none",
     "false",
     "internal",
+}
+# These are for terminals, tunnels and OpenSSH's own sharing, or choose what is chosen here
+# by other means: commands are run the same without them.
+MEANINGLESS = {
+    *("addkeystoagent", "batchmode", "canonicaldomains", "canonicalizefallbacklocal"),
+    *("canonicalizehostname", "canonicalizemaxdots", "canonicalizepermittedcnames"),
+    *("casignaturealgorithms", "channeltimeout", "checkhostip", "clearallforwardings"),
+    *("compression", "connectionattempts", "controlmaster", "controlpath", "controlpersist"),
+    *("dynamicforward", "enableescapecommandline", "enablesshkeysign", "escapechar"),
+    *("exitonforwardfailure", "fingerprinthash", "forkafterauthentication", "forwardx11"),
+    *("forwardx11timeout", "forwardx11trusted", "gatewayports", "gssapiauthentication"),
+    *("gssapiclientidentity", "gssapidelegatecredentials", "gssapikexalgorithms"),
+    *("gssapikeyexchange", "gssapirenewalforcesrekey", "gssapiserveridentity", "gssapitrustdns"),
+    *("hostbasedacceptedalgorithms", "hostbasedkeytypes", "ipqos", "localcommand"),
+    *("localforward", "loglevel", "logverbose", "numberofpasswordprompts"),
+    *("obscurekeystroketiming", "permitlocalcommand", "permitremoteopen", "rekeylimit"),
+    *("remotecommand", "remoteforward", "requesttty", "sendenv", "sessiontype", "stdinnull"),
+    *("streamlocalbindmask", "streamlocalbindunlink", "syslogfacility", "tag", "tcpkeepalive"),
+    *("tunnel", "tunneldevice", "updatehostkeys", "usekeychain", "versionaddendum"),
+    *("visualhostkey", "warnweakcrypto", "xauthlocation"),
 }
 ONLY_OPENSSH = {"canonicalizehostname"}
 MATCH_HERE = {"all", "host", "originalhost", "user", "localuser"}
@@ -89,6 +114,7 @@ class HostConfig:
     proxy_command: str | None = None
     user_known_hosts: tuple[str, ...] = DEFAULT_USER_KNOWN_HOSTS
     global_known_hosts: tuple[str, ...] = DEFAULT_GLOBAL_KNOWN_HOSTS
+    revoked_host_keys: str | None = None
     host_key_alias: str | None = None
     strict: str = "yes"
     hash_known_hosts: bool = False
@@ -138,11 +164,18 @@ def resolve(destination: Destination, config: str | None) -> HostConfig:
             that cannot be used.
     """
     found = evaluate(destination, config)
+    asked = None
     if found.needs_openssh:
         asked = _ask_openssh(destination, config)
         if asked is not None:
-            return _interpret(destination, asked, [], asked=True)
-    made = _interpret(destination, found.values, found.problems)
+            found.values = asked
+            # It knows its own words: only those that are not done here can be left.
+            found.problems = [
+                f"{keyword} of the configuration of {destination} is not understood here"
+                for keyword, words in asked.items()
+                if keyword in NOT_DONE and not _is_understood(keyword, words, [])
+            ]
+    made = _interpret(destination, found.values, found.problems, asked=asked is not None)
     for problem in made.not_understood:
         _report(problem)
     return made
@@ -200,14 +233,25 @@ def _apply(state: _Evaluation, path: str, base: str, *, active: bool, depth: int
                 for name in sorted(glob.glob(pattern)):
                     _apply(state, name, base, active=active, depth=depth + 1)
         elif keyword in REPEATED:
+            if keyword in NOT_DONE and keyword not in state.values:
+                state.problems.append(f"{line.where}: {keyword} is not understood here")
             state.values.setdefault(keyword, []).extend(words)
         elif keyword in ONLY_OPENSSH and words[0].lower() not in HARMLESS:
             state.needs_openssh = True
             state.problems.append(f"{line.where}: {keyword} needs an OpenSSH client to evaluate")
         elif keyword not in state.values:
             state.values[keyword] = list(words)
-            if keyword in NOT_DONE and words[0].lower() not in HARMLESS:
+            if not _is_understood(keyword, words, state.values.get("ignoreunknown", [])):
                 state.problems.append(f"{line.where}: {keyword} is not understood here")
+
+
+def _is_understood(keyword: str, words: Sequence[str], ignored: Sequence[str]) -> bool:
+    """Return whether a setting is done here, or asks for nothing that has to be."""
+    if keyword in UNDERSTOOD or keyword in MEANINGLESS:
+        return True
+    if keyword in NOT_DONE:
+        return words[0].lower() in HARMLESS
+    return matches([word for text in ignored for word in text.split(",")], keyword)
 
 
 def _match(state: _Evaluation, line: Line) -> bool:
@@ -455,6 +499,7 @@ def _interpret(
         proxy_command=_command(command, destination.host, host_name, user, port),
         user_known_hosts=paths("userknownhostsfile", DEFAULT_USER_KNOWN_HOSTS),
         global_known_hosts=paths("globalknownhostsfile", DEFAULT_GLOBAL_KNOWN_HOSTS),
+        revoked_host_keys=next(iter(paths("revokedhostkeys", ())), None),
         host_key_alias=optional("hostkeyalias"),
         strict={"accept-new": "accept-new", "no": "no", "off": "no", "false": "no"}.get(
             strict, "yes"

@@ -118,6 +118,7 @@ class KnownHosts:
         global_files: Sequence[str],
         accept_new: bool,
         hash_names: bool,
+        revoked_keys: str | None = None,
     ) -> None:
         """Accept the key that a host has shown, or raise.
 
@@ -129,12 +130,16 @@ class KnownHosts:
             global_files: Only read.
             accept_new: Whether the key of a host that has none is added and accepted.
             hash_names: Whether the name is hashed when it is added.
+            revoked_keys: A file of keys that no host may show.
 
         Raises:
-            HostKeyError: It is unknown, changed or revoked.
+            HostKeyError: It is unknown, changed or revoked, or whether it is revoked
+                cannot be told.
         """
         name = host_names(host, port, alias)[0]
         shown = base64.b64encode(key).decode()
+        if revoked_keys is not None:
+            _refuse_revoked(revoked_keys, name, key_type, shown, key)
         keys = self._look(host, port, alias, shown, [*user_files, *global_files])
         if _decide(keys, name, key_type, shown, key):
             return
@@ -288,6 +293,28 @@ def _decide(keys: HostKeys, name: str, key_type: str, shown: str, key: bytes) ->
             f" of key only: {entry.where} has {entry.key_type} {_fingerprint_of(entry)}"
         )
     return False
+
+
+def _refuse_revoked(path: str, name: str, key_type: str, shown: str, key: bytes) -> None:
+    """Raise if a file of revoked keys has the key, or cannot be understood."""
+    try:
+        with open(os.path.expanduser(path), "rb") as file:
+            data = file.read()
+    except OSError as error:
+        raise HostKeyError(
+            f"whether the {key_type} key of {name} is revoked cannot be told: RevokedHostKeys"
+            f" {path}: {error.strerror}"
+        ) from error
+    if data.startswith(b"SSHKRL\n"):
+        raise HostKeyError(
+            f"whether the {key_type} key of {name} is revoked cannot be told: RevokedHostKeys"
+            f" {path} is a key revocation list, which is not understood; plain keys are"
+        )
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if shown.encode() in line.split():
+            raise HostKeyError(
+                f"the {key_type} key of {name} is revoked by {path}:{number}: {fingerprint(key)}"
+            )
 
 
 def _unknown(

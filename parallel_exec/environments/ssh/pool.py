@@ -533,6 +533,7 @@ class HostPool:
                 global_files=config.global_known_hosts if own is None else (),
                 accept_new=accept_new,
                 hash_names=config.hash_known_hosts,
+                revoked_keys=config.revoked_host_keys,
             )
         except HostKeyError as error:
             raise HostKeyError(f"{self.name}: {error}", environment=self.name) from None

@@ -214,3 +214,25 @@ def test_unknown_key_is_refused_and_a_new_one_added_on_request(
     assert len(known.read_text().splitlines()) == 1
     assert known.stat().st_mode & 0o777 == 0o600
     assert run(sshd.backend(known_hosts=str(known)), "echo known").text() == "known\n"
+
+
+def test_revoked_keys_are_refused(sshd: Server, tmp_path: Path) -> None:
+    """By a mark in known_hosts, and by the configuration's list, whatever else says."""
+    key = " ".join((sshd.base / "host.pub").read_text().split()[:2])
+    known, config = tmp_path / "known_hosts", tmp_path / "config"
+    known.write_text(sshd.known_hosts.read_text() + f"@revoked * {key}\n")
+    with pytest.raises(HostKeyError, match=rf"revoked by {known}:2: SHA256:"):
+        run(sshd.backend(known_hosts=str(known), accept_new=True), "true")
+    (tmp_path / "revoked").write_text(key + "\n")
+    config.write_text(f"RevokedHostKeys {tmp_path}/revoked\n")
+    with pytest.raises(HostKeyError, match=rf"revoked by {tmp_path}/revoked:1: SHA256:"):
+        run(sshd.backend(config=config, accept_new=True), "true")
+
+
+def test_certificate_authority_is_not_passed_over(sshd: Server, tmp_path: Path) -> None:
+    """It makes no host known, and the error says that it is there."""
+    known = tmp_path / "known_hosts"
+    key = " ".join((sshd.base / "host.pub").read_text().split()[:2])
+    known.write_text(f"@cert-authority * {key}\n")
+    with pytest.raises(HostKeyError, match=rf"{known}:1 has a @cert-authority"):
+        run(sshd.backend(known_hosts=str(known)), "true")

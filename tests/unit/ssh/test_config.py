@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import subprocess
 from pathlib import Path
@@ -88,14 +89,44 @@ def test_the_first_of_proxy_jump_and_proxy_command_stands(tmp_path: Path) -> Non
     assert resolve(Destination("web"), path).proxy_command is None
 
 
-def test_what_is_not_understood_is_said(tmp_path: Path) -> None:
-    """With the place where it stands."""
-    path = write(tmp_path, "Host *\n RevokedHostKeys /etc/revoked\n BindAddress 10.0.0.1\n")
-    found = resolve(Destination("web"), path)
-    assert found.not_understood == (
-        f"{path}:2: revokedhostkeys is not understood here",
-        f"{path}:3: bindaddress is not understood here",
+def test_what_is_not_understood_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In the log, with the place where it stands; what is misspelt too."""
+    path = write(
+        tmp_path,
+        "Host *\n KnownHostsCommand /bin/x\n BindAddress 10.0.0.1\n CertificateFile /k\n"
+        " HostNam typed.wrong\n ForwardAgent yes\n",
     )
+    with caplog.at_level(logging.WARNING):
+        found = resolve(Destination("web"), path)
+    words = ["knownhostscommand", "bindaddress", "certificatefile", "hostnam", "forwardagent"]
+    assert found.not_understood == tuple(
+        f"{path}:{line}: {word} is not understood here" for line, word in enumerate(words, 2)
+    )
+    assert all(problem in caplog.text for problem in found.not_understood)
+
+
+def test_what_asks_for_nothing_here_is_not_said(tmp_path: Path) -> None:
+    """Terminals and tunnels, "no", and what the file itself says to ignore."""
+    path = write(
+        tmp_path,
+        "IgnoreUnknown UseKey*,Other\nUseKeyring yes\nOther 1\nControlMaster auto\n"
+        "ForwardAgent no\nSendEnv LANG LC_*\nGSSAPIAuthentication yes\n",
+    )
+    assert resolve(Destination("web"), path).not_understood == ()
+
+
+@needs_ssh
+def test_what_is_not_understood_is_said_of_the_clients_answer_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever evaluates the file, what is not done here is said."""
+    path = write(tmp_path, "Match exec true\n BindAddress 10.0.0.1\n ForwardAgent no\n")
+    with caplog.at_level(logging.WARNING):
+        found = resolve(Destination("asked.example"), path)
+    assert found.not_understood == (
+        "bindaddress of the configuration of asked.example is not understood here",
+    )
+    assert found.not_understood[0] in caplog.text
 
 
 def test_match_exec_without_a_client_is_said(

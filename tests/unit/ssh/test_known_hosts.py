@@ -111,6 +111,29 @@ def test_revoked_without_the_port(tmp_path: Path) -> None:
         verify(path, port=2222)
 
 
+def test_file_of_revoked_keys(tmp_path: Path) -> None:
+    """RevokedHostKeys: what is in it is refused, whatever known_hosts says."""
+    path, revoked = tmp_path / "known_hosts", tmp_path / "revoked"
+    path.write_text(line("web"))
+    revoked.write_text("# gone\n" + line("", OTHER).lstrip())
+    verify(path, revoked_keys=str(revoked))
+    with revoked.open("a") as file:
+        file.write(line("").lstrip())
+    with pytest.raises(HostKeyError, match=r"revoked by .*/revoked:3: SHA256:"):
+        verify(path, revoked_keys=str(revoked))
+
+
+@pytest.mark.parametrize("content", [None, b"SSHKRL\n\0\0\0\0\1"])
+def test_file_of_revoked_keys_that_tells_nothing(tmp_path: Path, content: bytes | None) -> None:
+    """Missing, or of a form that is not understood: no key is accepted, as OpenSSH does."""
+    path, revoked = tmp_path / "known_hosts", tmp_path / "revoked"
+    path.write_text(line("web"))
+    if content is not None:
+        revoked.write_bytes(content)
+    with pytest.raises(HostKeyError, match="cannot be told"):
+        verify(path, revoked_keys=str(revoked))
+
+
 def test_cert_authority_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """In the log and in the error, and it makes no host known."""
     path = tmp_path / "known_hosts"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
@@ -17,6 +18,7 @@ from parallel_exec.values import hosts as nodes
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
 from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.result import Result
+from parallel_exec.values.secret import Secret
 
 __all__ = ["FANOUT", "Group", "HostOutcomes", "hosts"]
 
@@ -61,7 +63,8 @@ class HostOutcomes(Outcomes[Any]):
     def outputs(self) -> list[tuple[str, bytes]]:
         """Return the different outputs, each with the hosts that gave it, most hosts first.
 
-        The hosts are folded to a node set, as ``web[01-20]``.
+        The hosts are folded to a node set, as ``web[01-20]``. `report` shows the same
+        to people.
         """
         groups: dict[bytes, list[str]] = {}
         for name, outcome in self.by_host().items():
@@ -69,6 +72,71 @@ class HostOutcomes(Outcomes[Any]):
                 groups.setdefault(outcome.value.stdout, []).append(name)
         ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
         return [(nodes.fold(names), output) for output, names in ordered]
+
+    def report(self) -> str:
+        """Return what the hosts answered as a text to read: each answer once.
+
+        Hosts with the same output and exit status stand together, most of them first.
+        An output that is nearly the first one is shown as its difference from that, as
+        ``diff -u`` has it. Then come the errors, equal ones together too: ``{host}``
+        stands in them for the name.
+        """
+        answers: dict[Any, list[str]] = {}
+        errors: dict[str, list[str]] = {}
+        for name, outcome in self.by_host().items():
+            if outcome.ok:
+                answers.setdefault(_answer(outcome.value), []).append(name)
+            else:
+                kind = type(outcome.reason).__name__
+                text = f"{kind}: {outcome.reason}".replace(name, "{host}")
+                errors.setdefault(f"{outcome.status}: {text}", []).append(name)
+        parts = []
+        first, first_lines = "", list[str]()
+        for (text, ending), names in sorted(answers.items(), key=lambda item: -len(item[1])):
+            folded, lines = nodes.fold(names), text.splitlines()
+            heading = _heading(names) + ending
+            if first and lines == first_lines:
+                parts.append(f"{heading}: the same as {first}")
+            elif first and _nearly_equal(first_lines, lines):
+                diff = difflib.unified_diff(first_lines, lines, first, folded, lineterm="")
+                parts.append("\n".join([f"{heading}, unlike {first}:", *diff]))
+            else:
+                parts.append("\n".join([f"{heading}:", *lines]))
+            if not first:
+                first, first_lines = folded, lines
+        parts += [
+            f"{_heading(names)} {text}"
+            for text, names in sorted(errors.items(), key=lambda item: -len(item[1]))
+        ]
+        return "\n\n".join(parts) + "\n" * bool(parts)
+
+
+LONGEST_COMPARED = 20_000  # lines: comparing takes longer the more there are
+
+
+def _answer(value: object) -> tuple[str, str]:
+    """Return what a host answered, and how it ended if that is worth a word."""
+    if not isinstance(value, Result):
+        return ("" if value is None else str(value)), ""
+    ending = ""
+    if value.signal is not None:
+        ending = f" ended by {value.signal}"
+    elif value.exit_code != 0:
+        ending = f" exited with {value.exit_code}"
+    return value.text(), ending
+
+
+def _heading(names: Sequence[str]) -> str:
+    folded = nodes.fold(names)
+    return folded if len(names) == 1 else f"{folded} ({len(names)} hosts)"
+
+
+def _nearly_equal(first: list[str], lines: list[str]) -> bool:
+    """Return whether at least half of the lines are the same."""
+    if len(first) + len(lines) > LONGEST_COMPARED:
+        return False
+    match = difflib.SequenceMatcher(None, first, lines)
+    return match.quick_ratio() >= 0.5 and match.ratio() >= 0.5
 
 
 class Group(Closing, Sequence[Environment]):
@@ -198,19 +266,80 @@ def _member(member: Environment) -> Any:
     return member
 
 
-def hosts(*texts: str, exclude: str | Iterable[str] = (), **options: Any) -> Group:
-    """Return the hosts of node sets as a group: ``px.hosts("web[01-20],db1")``.
+def hosts(
+    *texts: str,
+    file: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+    exclude: str | Iterable[str] = (),
+    **options: Any,
+) -> Group:
+    """Return hosts as a group: ``px.hosts("web[01-20],db1", exclude="web07")``.
+
+    In a file each line names a host, or several, and then options of `SSH` for it, as
+    ``db[1-2] user=root port=2222 sudo=yes``; ``user`` and ``port`` belong to its name.
+    A value with blanks stands in quotes, ``#`` begins a comment.
 
     Args:
         *texts: Names with ranges (``rack[1-2]node[1-4]``), with ``user@`` and ``:port``.
-        exclude: Node sets to leave out.
-        **options: Those of `SSH`, for all of the hosts.
+        file: The path of a file of hosts, or several.
+        exclude: Names to leave out, with ranges too; one without a user or a port leaves
+            out the host with any.
+        **options: Those of `SSH`, for all of the hosts. What a file says goes over them.
+
+    Returns:
+        The hosts, each once, in the order in which they are named.
 
     Raises:
-        ConfigError: A text cannot be read, or an option cannot be used.
+        ConfigError: A text or a file cannot be read, or an option cannot be used.
 
     **Blocking:** no; nothing connects before it is used.
     """
     from parallel_exec.api.ssh import SSH
 
-    return Group(SSH(spec.name, **options) for spec in nodes.parse(*texts, exclude=exclude))
+    specs = nodes.parse(*texts, files=file, exclude=exclude)
+    return Group(SSH(spec.name, **{**options, **_options(spec)}) for spec in specs)
+
+
+def _options(spec: nodes.HostSpec) -> dict[str, Any]:
+    """Return what a host file says of a host, as `SSH` takes it."""
+    options = {}
+    for name, text in spec.options:
+        if name not in READERS:
+            raise ConfigError(f"{name} of {spec.name} in a host file is not an option of SSH")
+        try:
+            options[name] = READERS[name](text)
+        except ValueError as error:
+            # Without the value, which may be a secret in the wrong place.
+            raise ConfigError(f"{name} of {spec.name} in a host file cannot be used") from error
+    return options
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in SWITCHES:
+        raise ValueError("neither yes nor no")
+    return SWITCHES[text.lower()]
+
+
+def _switch_or_text(text: str) -> bool | str:
+    return SWITCHES.get(text.lower(), text)
+
+
+SWITCHES = {"yes": True, "true": True, "no": False, "false": False}
+
+READERS: dict[str, Callable[[str], Any]] = {
+    "identity_file": str,
+    "password": Secret,
+    "passphrase": Secret,
+    "agent": _switch,
+    "known_hosts": str,
+    "accept_new": _switch,
+    "config": _switch_or_text,
+    "jump": str,
+    "connect_timeout": float,
+    "sudo": _switch_or_text,
+    "sudo_password": Secret,
+    "pty": _switch,
+    "max_sessions": int,
+    "keepalive": float,
+    "idle_timeout": float,
+}
+"""How the options of `SSH` are read from a host file."""

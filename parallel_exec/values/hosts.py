@@ -72,22 +72,32 @@ class HostSpec:
         return (self.user, self.host, self.port)
 
 
-def parse(*texts: str, exclude: str | Iterable[str] = ()) -> tuple[HostSpec, ...]:
-    """Return the hosts that `texts` name, each once, in the order of their first mention.
+def parse(
+    *texts: str,
+    files: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
+    exclude: str | Iterable[str] = (),
+) -> tuple[HostSpec, ...]:
+    """Return the hosts that `texts` and `files` name, each once, in order of first mention.
 
     Args:
         *texts: Lists of hosts; see the module.
+        files: The path of a host file, or several; see `parse_file`.
         exclude: A list, or several, of hosts to leave out. A name without a user or a
             port leaves out the host with any.
 
     Raises:
-        ConfigError: A text cannot be understood, or there are more than `MAX_HOSTS`
-            names. The message has the text and the position.
+        ConfigError: A text or a file cannot be understood, there are more than
+            `MAX_HOSTS` names, or a host is named twice with different options. The
+            message has the place.
     """
     hosts: dict[Key, HostSpec] = {}
     for text in texts:
         source = _Source(text, "hosts")
         _merge(hosts, _read(source).values(), source)
+    if not isinstance(files, str | os.PathLike | Iterable):
+        raise checks.refuse("files", files, "a path or several")
+    for path in [files] if isinstance(files, str | os.PathLike) else files:
+        _merge(hosts, parse_file(path), _Source("", f"the host file {os.fspath(path)!r}"))
     left_out: dict[Key, HostSpec] = {}
     if not isinstance(exclude, Iterable):
         raise checks.refuse("exclude", exclude, "a string or several")

@@ -82,6 +82,17 @@ def test_excluding_is_clustershells_difference(text: str, exclude: str) -> None:
     assert left == set(NodeSet(text) - NodeSet(exclude))
 
 
+same_stem = brackets.map("n{}".format)
+
+
+@given(st.lists(same_stem, min_size=1, max_size=3), st.lists(same_stem, min_size=1, max_size=3))
+@example(["n[01-12]"], ["n[5-11]", "n[03-04]"])
+def test_excluding_takes_from_all_that_is_named(texts: list[str], exclude: list[str]) -> None:
+    """Several lists, and several to leave out, that have hosts in common."""
+    left = {spec.name for spec in parse(*texts, exclude=exclude)}
+    assert left == set(NodeSet(",".join(texts)) - NodeSet(",".join(exclude)))
+
+
 @given(plain_names)
 @example(["web09", "web10", "web9"])
 @example(["web00", "web0", "web000"])

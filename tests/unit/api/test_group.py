@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+from pathlib import Path
+
 import pytest
 
 import parallel_exec as px
+from parallel_exec.api.group import READERS
 from parallel_exec.errors import ConnectError
 from parallel_exec.testing import FakeEnvironment, FakeReply
 
@@ -35,6 +39,31 @@ def test_failed_hosts_are_a_group_to_try_again() -> None:
 def test_equal_outputs_are_grouped_with_folded_names() -> None:
     """The output that most hosts gave comes first."""
     assert group().run("uptime").outputs() == [("web[1-3]", b"up"), ("web4", b"down")]
+
+
+def test_the_report_has_each_answer_once_and_what_differs_from_the_first() -> None:
+    """Nearly equal outputs are a difference, others stand in full, errors stand together."""
+    usual = "a\nb\nc\nd\n"
+    answers: list[tuple[str, FakeReply | str | BaseException]] = [
+        *((f"web{n}", usual) for n in (1, 2, 3)),
+        ("web4", "a\nB\nc\nd\n"),
+        ("web5", FakeReply(stdout=usual, exit_code=3)),
+        ("db1", "quite another\n"),
+        *((f"old{n}", ConnectError(f"old{n}: no route")) for n in (1, 2)),
+    ]
+    members = px.Group(FakeEnvironment({"x": reply}, name=name) for name, reply in answers)
+    assert members.run("x", check=False).report() == (
+        "web[1-3] (3 hosts):\na\nb\nc\nd\n\n"
+        "web4, unlike web[1-3]:\n--- web[1-3]\n+++ web4\n@@ -1,4 +1,4 @@\n a\n-b\n+B\n c\n d\n\n"
+        "web5 exited with 3: the same as web[1-3]\n\n"
+        "db1:\nquite another\n\n"
+        "old[1-2] (2 hosts) rejected: ConnectError: {host}: no route\n"
+    )
+
+
+def test_the_report_of_nothing_is_empty() -> None:
+    """No host, no answer."""
+    assert px.Group([]).run("x").report() == ""
 
 
 def test_a_command_may_differ_by_host() -> None:
@@ -73,3 +102,64 @@ def test_hosts_are_parsed_into_a_group() -> None:
     assert [member.name for member in members] == ["ann@web01:2222", "ann@web03:2222", "db"]
     with pytest.raises(px.errors.ConfigError, match="target"):
         members.get("/etc/motd", "motd")
+
+
+def test_hosts_come_from_files_too(tmp_path: Path) -> None:
+    """A line's options go over those for all; exclusion holds for both."""
+    path = tmp_path / "hosts"
+    path.write_text(
+        "# the shop\nweb[1-3] user=ann  connect_timeout=2.5\n"
+        "db1 port=2222 sudo=yes sudo_password='correct horse' max_sessions=3 # main\n"
+    )
+    members = px.hosts("extra", file=path, exclude="web2", sudo="joe", config=False)
+    assert [member.name for member in members] == ["extra", "ann@web1", "ann@web3", "db1:2222"]
+    assert "sudo='joe'" in repr(members["ann@web1"])
+    assert "connect_timeout=2.5" in repr(members["ann@web1"])
+    database = repr(members["db1:2222"])
+    assert "sudo=True" in database
+    assert "max_sessions=3" in database
+    assert "horse" not in database
+    assert [member.name for member in px.hosts(file=[path, str(path)])] == [
+        "ann@web1",
+        "ann@web2",
+        "ann@web3",
+        "db1:2222",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("web pasword=hunter2", "pasword of web .* is not an option"),
+        ("web max_sessions=hunter2", "max_sessions of web"),
+        ("web agent=hunter2", "agent of web"),
+        ("web max_sessions=0", "max_sessions"),
+    ],
+)
+def test_what_a_file_says_wrongly_is_refused_without_its_value(
+    tmp_path: Path, line: str, message: str
+) -> None:
+    """The option and the host are named; the value may be a secret in the wrong place."""
+    path = tmp_path / "hosts"
+    path.write_text(line)
+    with pytest.raises(px.errors.ConfigError, match=message) as caught:
+        px.hosts(file=path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_host_that_is_named_twice_with_other_options_is_refused(tmp_path: Path) -> None:
+    """Which of them should hold?"""
+    path = tmp_path / "hosts"
+    path.write_text("web1 sudo=yes\n")
+    with pytest.raises(px.errors.ConfigError, match="web1 was named before, with other options"):
+        px.hosts("web1", file=path)
+
+
+def test_every_option_of_a_host_can_stand_in_a_file() -> None:
+    """None is forgotten."""
+    options = {
+        name
+        for name, parameter in inspect.signature(px.SSH).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    assert set(READERS) == options

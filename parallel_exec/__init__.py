@@ -71,6 +71,7 @@ from parallel_exec.values.command import Command, sh
 from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.result import Result
 from parallel_exec.values.secret import Secret
+from parallel_exec.values.transfer import Transfer
 
 if TYPE_CHECKING:
     from parallel_exec.api.ssh import SSH
@@ -121,6 +122,7 @@ __all__ = [
     "TaskFinished",
     "TaskRetrying",
     "TaskStarted",
+    "Transfer",
     "VisualProgress",
     "WorkerResult",
     "WorkerResults",

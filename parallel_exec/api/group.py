@@ -12,6 +12,7 @@ from parallel_exec.api import many
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import Environment
 from parallel_exec.api.many import ManyOptions
+from parallel_exec.api.tasks import Task
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
 from parallel_exec.values import hosts as nodes
@@ -185,17 +186,37 @@ class Group(Closing, Sequence[Environment]):
 
     def put(
         self, source: Any, target: str | os.PathLike[str], *, preserve: bool = False,
+        on_progress: Callable[[str, int, int | None], object] | None = None,
         **options: Unpack[ManyOptions],
     ) -> HostOutcomes:  # fmt: skip
-        """Copy a file or a directory to every member; see `SSH.put`."""
+        """Copy a file or a directory to every member, many at a time; see `SSH.put`.
+
+        Args:
+            source: The local path. A file object can be read once, so for one member only.
+            target: The path on the hosts.
+            preserve: Whether modes and times are kept.
+            on_progress: Called with the member's name, the bytes done and their total
+                (None if unknown), by several threads at once.
+            **options: See `ManyOptions`.
+
+        Returns:
+            The outcomes; each value is a `Transfer`.
+
+        Raises:
+            ConfigError: An argument cannot be used; nothing was started.
+        """
+        if len(self) > 1 and not isinstance(source, str | os.PathLike):
+            raise checks.refuse("source", source, "a path: a file object can be read only once")
         return self._settle(
-            [partial(_member(each).put, source, target, preserve=preserve) for each in self],
+            [self._copy("put", each, source, target, preserve, on_progress) for each in self],
             options,
         )
 
     def get(
         self, source: str | os.PathLike[str], target: str | os.PathLike[str], *,
-        preserve: bool = False, **options: Unpack[ManyOptions],
+        preserve: bool = False,
+        on_progress: Callable[[str, int, int | None], object] | None = None,
+        **options: Unpack[ManyOptions],
     ) -> HostOutcomes:  # fmt: skip
         """Copy a file or a directory from every member; see `SSH.get`.
 
@@ -203,7 +224,14 @@ class Group(Closing, Sequence[Environment]):
             source: The path on the hosts.
             target: The local path, with ``{host}`` for the name of the member.
             preserve: Whether modes and times are kept.
+            on_progress: As for `put`.
             **options: See `ManyOptions`.
+
+        Returns:
+            The outcomes; each value is a `Transfer`.
+
+        Raises:
+            ConfigError: An argument cannot be used; nothing was started.
         """
         if len(self) > 1 and "{host}" not in os.fspath(target):
             raise checks.refuse("target", target, "a path with {host} in it, one file a host")
@@ -211,16 +239,34 @@ class Group(Closing, Sequence[Environment]):
         template = os.fspath(target)
         return self._settle(
             [
-                partial(
-                    _member(each).get,
+                self._copy(
+                    "get",
+                    each,
                     source,
                     template.replace("{host}", each.name),
-                    preserve=preserve,
+                    preserve,
+                    on_progress,
                 )
                 for each in self
             ],
             options,
         )
+
+    def _copy(
+        self,
+        way: str,
+        member: Environment,
+        source: Any,
+        target: Any,
+        preserve: bool,
+        on_progress: Callable[[str, int, int | None], object] | None,
+    ) -> Task:
+        copy = getattr(member, way, None)
+        if copy is None:
+            raise ConfigError(f"environments must be SSH hosts to copy files, not {member!r}")
+        progress = None if on_progress is None else partial(on_progress, member.name)
+        call = partial(copy, source, target, preserve=preserve, progress=progress)
+        return Task(call, key=member.name, label=f"{way} {source} {member.name}")
 
     def close(self) -> None:
         """Close every member. Idempotent."""
@@ -258,12 +304,6 @@ class Group(Closing, Sequence[Environment]):
 
     def __repr__(self) -> str:
         return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"
-
-
-def _member(member: Environment) -> Any:
-    if not hasattr(member, "put"):
-        raise ConfigError(f"environments must be SSH hosts to copy files, not {member!r}")
-    return member
 
 
 def hosts(

@@ -14,7 +14,7 @@ from typing import IO, Any
 
 from parallel_exec.environments.base import BlockingBackend, Stop, Ticket
 from parallel_exec.environments.ssh.destination import Destination
-from parallel_exec.environments.ssh.files import Progress, Transfer, get, put
+from parallel_exec.environments.ssh.files import Progress
 from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, borrow, give_back
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
@@ -24,6 +24,7 @@ from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
 from parallel_exec.values.secret import Secret
+from parallel_exec.values.transfer import Transfer
 
 __all__ = ["Jump", "SSHBackend"]
 
@@ -184,47 +185,12 @@ class SSHBackend(BlockingBackend):
         try:
             return Running(command, ticket, stop, pool, self._how).run()
         finally:
-            with self._lock:
-                self._running.discard(stop)
-                if self._none_left is not None and not self._running:
-                    self._none_left.set()
+            self._leave(stop)
 
-    def put(
+    def transfer(
         self,
+        transfer: Callable[..., Transfer],
         source: Paths | IO[bytes],
-        target: Paths,
-        *,
-        preserve: bool = False,
-        progress: Progress | None = None,
-        timeout: float | timedelta | None = None,
-        stop: Stop | None = None,
-    ) -> Transfer:
-        """Copy a file, a directory with all in it, or what a file object gives to the host.
-
-        Each file gets a temporary name beside its own and is renamed when it is whole.
-        A file that goes to an existing directory keeps its name. Symbolic links within a
-        directory are copied as links. `sudo` has no effect here.
-
-        Args:
-            source: A local path, or a readable binary file.
-            target: The path on the host; one that is not absolute starts at home.
-            preserve: Whether modes and times are kept. Without, a new file gets the
-                host's default mode, and one that replaces another that one's.
-            progress: Called with the bytes done and their total (None if unknown).
-            timeout: Seconds for all of it.
-            stop: What ends it from another thread.
-
-        Raises:
-            FileTransferError: A file could not be read or written.
-            HostError: There was no connection.
-            ConnectionLostError: The connection broke meanwhile.
-            TaskTimeoutError: It took longer than `timeout`.
-        """
-        return self._transfer(put, source, target, preserve, progress, timeout, stop)
-
-    def get(
-        self,
-        source: Paths,
         target: Paths | IO[bytes],
         *,
         preserve: bool = False,
@@ -232,25 +198,22 @@ class SSHBackend(BlockingBackend):
         timeout: float | timedelta | None = None,
         stop: Stop | None = None,
     ) -> Transfer:
-        """Copy a file or a directory with all in it from the host. See `put`.
+        """Copy files by `files.put` or `files.get`, in the calling thread.
 
         Args:
-            source: The path on the host.
-            target: A local path, or a writable binary file. ``{host}`` in a path stands
-                for the host's name. Missing directories are made.
+            transfer: One of these two.
+            source: What it copies.
+            target: Where to.
+            preserve: Whether modes and times are kept.
+            progress: Called with the bytes done and their total, or None.
+            timeout: Seconds for all of it.
+            stop: What ends it from another thread.
         """
-        return self._transfer(get, source, target, preserve, progress, timeout, stop)
-
-    def _transfer(
-        self,
-        transfer: Callable[..., Transfer],
-        source: Any,
-        target: Any,
-        preserve: bool,
-        progress: Progress | None,
-        timeout: float | timedelta | None,
-        stop: Stop | None,
-    ) -> Transfer:
+        if self._how.sudo is not None:
+            raise ConfigError(
+                f"{self._name} has sudo={self._arguments['sudo']!r}, and files are not copied"
+                " through sudo: copy them with an SSH without it, then move them with run"
+            )
         stop = stop if stop is not None else Stop()
         limit: threading.Timer | None = None
         if timeout is not None:
@@ -274,10 +237,7 @@ class SSHBackend(BlockingBackend):
             if limit is not None:
                 limit.cancel()
                 limit.join()
-            with self._lock:
-                self._running.discard(stop)
-                if self._none_left is not None and not self._running:
-                    self._none_left.set()
+            self._leave(stop)
 
     def close(self) -> None:
         """End what still runs here and close the connections nobody else uses. Idempotent.
@@ -313,6 +273,12 @@ class SSHBackend(BlockingBackend):
                 self._release = weakref.finalize(self, give_back, self._pool)
                 self._release.atexit = False
             return self._pool
+
+    def _leave(self, stop: Stop) -> None:
+        with self._lock:
+            self._running.discard(stop)
+            if self._none_left is not None and not self._running:
+                self._none_left.set()
 
 
 Jump = str | SSHBackend

@@ -1,7 +1,8 @@
 """Files and directories, to a host and from it.
 
 What is written gets a temporary name beside its own and is renamed when it is whole, so
-that a broken transfer leaves what was there before.
+that a broken transfer leaves what was there before. Files go over one connection, several
+at a time, a tree level by level.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import stat
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import IO, Any
 
 from parallel_exec.environments.base import Stop
@@ -33,6 +33,7 @@ from parallel_exec.environments.ssh.sftp import (
     NoSftpError,
     Sftp,
     StatusError,
+    Steps,
     StoppedError,
 )
 from parallel_exec.errors import (
@@ -43,36 +44,17 @@ from parallel_exec.errors import (
     TaskCancelledError,
     TaskTimeoutError,
 )
+from parallel_exec.values.transfer import Transfer
 
-__all__ = ["Progress", "Transfer", "get", "put"]
+__all__ = ["Progress", "get", "put"]
 
 log = logging.getLogger("parallel_exec")
 
 IN_FLIGHT = 8 << 20  # bytes asked for and not yet there
+FILES_AT_ONCE = 64  # small ones take four round trips each
 
 Progress = Callable[[int, int | None], object]
 Path = str | os.PathLike[str]
-
-
-@dataclass(frozen=True, slots=True)
-class Transfer:
-    """What was transferred.
-
-    Attributes:
-        environment: The host.
-        source: Where it came from; a file object as its repr.
-        target: Where it went.
-        files: How many files.
-        bytes: How many bytes in them.
-        duration_s: How long it took.
-    """
-
-    environment: str
-    source: str
-    target: str
-    files: int
-    bytes: int
-    duration_s: float
 
 
 def put(
@@ -86,28 +68,29 @@ def put(
     timeout: float,
     stop: Stop,
 ) -> Transfer:
-    """Copy a local file, directory or file object to the host. See `SSHBackend.put`."""
+    """Copy a local file, directory or file object to the host. See `SSH.put`."""
     with _session(pool, name, timeout, stop) as sftp:
         job = _Job(sftp, name, preserve, progress)
         path = _remote(target)
-        if not isinstance(source, str | os.PathLike):
-            job.total = _size_left(source)
-            job.put_object(source, path, None)
-            return job.finished(repr(source), os.fspath(target))
-        local = os.fspath(source)
-        try:
-            status = os.stat(local)
-            is_folder = stat.S_ISDIR(status.st_mode)
-            job.total = _size_below(local) if is_folder and progress else status.st_size
-            if not is_folder and (path.endswith(b"/") or job.is_directory(path)):
-                path = path.rstrip(b"/") + b"/" + os.fsencode(os.path.basename(local))
-            if is_folder:
-                job.put_directory(local, path.rstrip(b"/") or b"/")
-            else:
-                job.put_file(local, path)
-        except OSError as error:
-            raise _local_error(name, error) from error
-        return job.finished(local, os.fspath(target))
+        with job.cleared(pool):
+            if not isinstance(source, str | os.PathLike):
+                job.total = _size_left(source)
+                sftp.run_all([job.put_object(source, path, None)], 1)
+                return job.finished(repr(source), os.fspath(target))
+            local = os.fspath(source)
+            try:
+                status = os.stat(local)
+                if stat.S_ISDIR(status.st_mode):
+                    job.total = _size_below(local) if progress is not None else None
+                    job.put_directory(local, path.rstrip(b"/") or b"/")
+                else:
+                    job.total = status.st_size
+                    if path.endswith(b"/") or sftp.run(job.is_directory(path)):
+                        path = path.rstrip(b"/") + b"/" + os.fsencode(os.path.basename(local))
+                    sftp.run_all([job.put_file(local, path)], 1)
+            except OSError as error:
+                raise _local_error(name, error) from error
+            return job.finished(local, os.fspath(target))
 
 
 def get(
@@ -121,19 +104,19 @@ def get(
     timeout: float,
     stop: Stop,
 ) -> Transfer:
-    """Copy a file or directory from the host. See `SSHBackend.get`."""
+    """Copy a file or directory from the host. See `SSH.get`."""
     with _session(pool, name, timeout, stop) as sftp:
         job = _Job(sftp, name, preserve, progress)
         path = _remote(source)
         with job.about(path):
-            attributes = sftp.stat(path)
+            attributes = sftp.run(sftp.stat(path))
             if attributes is None:
                 raise StatusError(NO_SUCH_FILE, "no such file")
         assert attributes is not None
         try:
             if not isinstance(target, str | os.PathLike):
                 job.total = attributes.size
-                job.get_object(path, target)
+                sftp.run_all([job.get_object(path, target, attributes)], 1)
                 return job.finished(os.fspath(source), repr(target))
             local = os.fspath(target).replace("{host}", pool.settings.destination.host)
             if _is_folder(attributes):
@@ -143,7 +126,7 @@ def get(
                 if local.endswith("/") or os.path.isdir(local):
                     local = os.path.join(local, os.fsdecode(os.path.basename(path)))
                 os.makedirs(os.path.dirname(local) or ".", exist_ok=True)
-                job.get_file(path, local)
+                sftp.run_all([job.get_file(path, local, attributes)], 1)
         except OSError as error:
             raise _local_error(name, error) from error
         return job.finished(os.fspath(source), local)
@@ -223,6 +206,8 @@ class _Job:
         self._began = time.monotonic()
         self._files = 0
         self._bytes = 0
+        self._in_flight = 0
+        self._begun: set[bytes] = set()  # temporary files on the host
         self.total: int | None = None
 
     def finished(self, source: str, target: str) -> Transfer:
@@ -251,78 +236,136 @@ class _Job:
                 f"{self._name}:{os.fsdecode(path)}: {text}", environment=self._name
             ) from error
 
-    def is_directory(self, path: bytes) -> bool:
+    def is_directory(self, path: bytes) -> Steps[bool]:
         """Return whether there is a directory on the host."""
         with self.about(path):
-            attributes = self._sftp.stat(path)
+            attributes = yield from self._sftp.stat(path)
         return attributes is not None and _is_folder(attributes)
 
     # To the host
 
+    @contextlib.contextmanager
+    def cleared(self, pool: HostPool) -> Iterator[None]:
+        """Leave no temporary file: if the host cannot be told now, then when it can."""
+        left = pool.take_left_files()
+        try:
+            self._begun.update(left)
+            self._remove_begun()
+            yield
+        except BaseException:
+            with contextlib.suppress(BrokenError, StoppedError):
+                self._sftp.hurry(10.0)
+                self._remove_begun()
+            raise
+        finally:
+            pool.leave_files(self._begun)
+
+    def _remove_begun(self) -> None:
+        def remove(path: bytes) -> Steps[None]:
+            with contextlib.suppress(StatusError):  # it may never have come to be
+                yield from self._sftp.remove(path)
+            self._begun.discard(path)
+
+        self._sftp.run_all([remove(path) for path in self._begun], FILES_AT_ONCE)
+
     def put_directory(self, local: str, path: bytes) -> None:
         """Copy a directory and what is in it; what else is there stays."""
-        with self.about(path):
-            if not self.is_directory(path):
-                self._sftp.make_directory(path)
-        with os.scandir(local) as entries:
-            for entry in sorted(entries, key=lambda entry: entry.name):
-                there = path.rstrip(b"/") + b"/" + os.fsencode(entry.name)
-                if entry.is_symlink():
-                    self._put_link(entry.path, there)
-                elif entry.is_dir():
-                    self.put_directory(entry.path, there)
-                elif entry.is_file():
-                    self.put_file(entry.path, there)
-                else:
-                    log.warning("%s is neither a file nor a directory: not copied", entry.path)
-        if self._preserve:
-            with self.about(path):
-                self._sftp.set(path, _attributes_of(os.stat(local)))
+        sftp = self._sftp
+        made: set[bytes] = set()
+        folders: list[tuple[str, bytes]] = []
+        level = [(local, path)]
+        while level:
+            sftp.run_all((self._make_directory(there, made) for _, there in level), FILES_AT_ONCE)
+            folders += level
+            below: list[tuple[str, bytes]] = []
+            sftp.run_all(self._put_entries(level, made, below), FILES_AT_ONCE)
+            level = below
+        if self._preserve:  # last: what is put into a directory changes its times
+            for here, there in reversed(folders):
+                with self.about(there):
+                    sftp.run(sftp.set(there, _attributes_of(os.stat(here))))
 
-    def _put_link(self, local: str, path: bytes) -> None:
+    def _make_directory(self, path: bytes, made: set[bytes]) -> Steps[None]:
         with self.about(path):
-            temporary = _temporary(path)
-            self._sftp.make_link(temporary, os.fsencode(os.readlink(local)))
             try:
-                self._sftp.replace(temporary, path)
-            except BaseException:
-                self._discard(temporary)
-                raise
+                yield from self._sftp.make_directory(path)
+                made.add(path)
+            except StatusError:
+                if not (yield from self.is_directory(path)):
+                    raise
 
-    def put_file(self, local: str, path: bytes) -> None:
-        """Copy one file."""
+    def _put_entries(
+        self, level: list[tuple[str, bytes]], made: set[bytes], below: list[tuple[str, bytes]]
+    ) -> Iterator[Steps[None]]:
+        """Yield the steps for each file; note the directories `below`."""
+        for folder, path in level:
+            with os.scandir(folder) as entries:
+                for entry in sorted(entries, key=lambda entry: entry.name):
+                    there = path.rstrip(b"/") + b"/" + os.fsencode(entry.name)
+                    if entry.is_symlink():
+                        yield self._put_link(entry.path, there)
+                    elif entry.is_dir():
+                        below.append((entry.path, there))
+                    elif entry.is_file():
+                        yield self.put_file(entry.path, there, new=path in made)
+                    else:
+                        log.warning("%s is neither a file nor a directory: not copied", entry.path)
+
+    def _put_link(self, local: str, path: bytes) -> Steps[None]:
+        with self.about(path):
+            temporary = self._begin(path)
+            yield from self._sftp.make_link(temporary, os.fsencode(os.readlink(local)))
+            yield from self._sftp.replace(temporary, path)
+            self._begun.discard(temporary)
+
+    def _begin(self, path: bytes) -> bytes:
+        """Return a temporary name, to be removed unless it is done with."""
+        temporary = _temporary(path)
+        self._begun.add(temporary)
+        return temporary
+
+    def put_file(self, local: str, path: bytes, *, new: bool = False) -> Steps[None]:
+        """Copy one file. `new`: nothing can be there."""
         with open(local, "rb", buffering=0) as file:
-            self.put_object(file, path, os.fstat(file.fileno()))
+            yield from self.put_object(file, path, os.fstat(file.fileno()), new=new)
 
-    def put_object(self, file: IO[bytes] | Any, path: bytes, status: os.stat_result | None) -> None:
+    def put_object(
+        self,
+        file: IO[bytes] | Any,
+        path: bytes,
+        status: os.stat_result | None,
+        *,
+        new: bool = False,
+    ) -> Steps[None]:
         """Copy what `file` gives."""
         sftp = self._sftp
-        temporary = _temporary(path)
         with self.about(path):
+            attributes = Attributes()
             if status is not None and self._preserve:
                 attributes = _attributes_of(status)
-            else:
+            elif not new:
                 # What replaces a file may be read by the same people as that.
-                before = sftp.stat(path)
-                mode = before.mode & 0o7777 if before and before.mode is not None else None
-                attributes = Attributes(mode=mode)
+                before = yield from sftp.stat(path)
+                if before is not None and before.mode is not None:
+                    attributes = Attributes(mode=before.mode & 0o7777)
+            temporary = self._begin(path)
             first = Attributes(mode=attributes.mode)
-            handle = sftp.open(temporary, FLAG_WRITE | FLAG_CREATE | FLAG_NEW, first)
-            try:
-                self._write(file, handle)
-                if attributes.mode is not None or attributes.modified is not None:
-                    sftp.fset(handle, attributes)
-                sftp.shut(handle)
-                sftp.replace(temporary, path)
-            except BaseException:
-                self._discard(temporary)
-                raise
+            handle = yield from sftp.open(temporary, FLAG_WRITE | FLAG_CREATE | FLAG_NEW, first)
+            yield from self._write(file, handle)
+            # The order of requests for one file is kept.
+            asked = []
+            if attributes.mode is not None or attributes.modified is not None:
+                asked.append(sftp.ask_fset(handle, attributes))
+            asked.append(sftp.ask_shut(handle))
+            for number in asked:
+                sftp.done((yield number))
+            yield from sftp.replace(temporary, path)
+            self._begun.discard(temporary)
         self._files += 1
 
-    def _write(self, file: Any, handle: bytes) -> None:
+    def _write(self, file: Any, handle: bytes) -> Steps[None]:
         sftp = self._sftp
         offset = 0
-        most = max(2, IN_FLIGHT // sftp.write_size)
         waiting: deque[tuple[int, int]] = deque()
         while True:
             data = file.read(sftp.write_size)
@@ -331,27 +374,49 @@ class _Job:
             if data:
                 waiting.append((sftp.ask_write(handle, offset, bytes(data)), len(data)))
                 offset += len(data)
-                sftp.flush()
-            while waiting and (not data or len(waiting) >= most):
+                self._in_flight += len(data)
+            while waiting and (not data or (self._in_flight >= IN_FLIGHT and len(waiting) > 1)):
                 number, size = waiting.popleft()
-                sftp.done(number)
+                sftp.done((yield number))
+                self._in_flight -= size
                 self._count(size)
             if not data:
                 return
-
-    def _discard(self, path: bytes) -> None:
-        """Remove what was begun, if the host can still be told."""
-        with contextlib.suppress(StatusError, BrokenError, StoppedError):
-            self._sftp.hurry(10.0)
-            self._sftp.remove(path)
 
     # From the host
 
     def get_directory(self, path: bytes, local: str) -> None:
         """Copy a directory and what is in it; what else is there stays."""
+        sftp = self._sftp
+        folders: list[tuple[bytes, str]] = []
+        level = [(path, local)]
+        while level:
+            folders += level
+            below: list[tuple[bytes, str]] = []
+            found: deque[tuple[bytes, str, Attributes]] = deque()
+            sftp.run_all(
+                (self._list(there, here, below, found) for there, here in level), FILES_AT_ONCE
+            )
+            sftp.run_all(self._get_entries(found), FILES_AT_ONCE)
+            level = below
+        if self._preserve:
+            for there, here in reversed(folders):
+                with self.about(there):
+                    known = sftp.run(sftp.stat(there))
+                if known is not None:
+                    _apply(here, known)
+
+    def _list(
+        self,
+        path: bytes,
+        local: str,
+        below: list[tuple[bytes, str]],
+        found: deque[tuple[bytes, str, Attributes]],
+    ) -> Steps[None]:
+        """Note what is in a directory: directories in `below`, all else in `found`."""
         os.makedirs(local, exist_ok=True)
         with self.about(path):
-            names = self._sftp.listing(path)
+            names = yield from self._sftp.listing(path)
         for name, attributes in names:
             if b"/" in name or name in (b"", b".", b".."):  # a server that means harm
                 raise FileTransferError(
@@ -360,36 +425,37 @@ class _Job:
                 )
             there = path.rstrip(b"/") + b"/" + name
             here = os.path.join(local, os.fsdecode(name))
-            mode = attributes.mode or 0
-            if stat.S_ISLNK(mode):
-                self._get_link(there, here)
-            elif stat.S_ISDIR(mode):
+            if _is_folder(attributes):
                 if os.path.islink(here):
                     os.unlink(here)
-                self.get_directory(there, here)
+                below.append((there, here))
+            else:
+                found.append((there, here, attributes))
+
+    def _get_entries(self, found: deque[tuple[bytes, str, Attributes]]) -> Iterator[Steps[None]]:
+        while found:
+            there, here, attributes = found.popleft()
+            mode = attributes.mode or 0
+            if stat.S_ISLNK(mode):
+                yield self._get_link(there, here)
             elif stat.S_ISREG(mode):
-                self.get_file(there, here)
+                yield self.get_file(there, here, attributes)
             else:
                 log.warning("%s is neither a file nor a directory: not copied", there)
-        if self._preserve:
-            with self.about(path):
-                known = self._sftp.stat(path)
-            if known is not None:
-                _apply(local, known)
 
-    def _get_link(self, path: bytes, local: str) -> None:
+    def _get_link(self, path: bytes, local: str) -> Steps[None]:
         with self.about(path):
-            target = self._sftp.read_link(path)
+            target = yield from self._sftp.read_link(path)
         temporary = os.fsdecode(_temporary(os.fsencode(local)))
         os.symlink(target, os.fsencode(temporary))
         os.replace(temporary, local)
 
-    def get_file(self, path: bytes, local: str) -> None:
-        """Copy one file."""
+    def get_file(self, path: bytes, local: str, known: Attributes) -> Steps[None]:
+        """Copy one file. `known` is what is known about it."""
         temporary = os.fsdecode(_temporary(os.fsencode(local)))
         try:
             with open(temporary, "xb", buffering=0) as file:
-                known = self.get_object(path, file)
+                yield from self.get_object(path, file, known)
             if self._preserve:
                 _apply(temporary, known)
             elif os.path.exists(local):
@@ -400,47 +466,51 @@ class _Job:
                 os.unlink(temporary)
             raise
 
-    def get_object(self, path: bytes, file: IO[bytes] | Any) -> Attributes:
+    def get_object(self, path: bytes, file: IO[bytes] | Any, known: Attributes) -> Steps[None]:
         """Copy one file's bytes to `file`."""
         with self.about(path):
-            handle = self._sftp.open(path, FLAG_READ)
-            known = self._sftp.fstat(handle)
-            self._read(handle, known.size or 0, file)
-            self._sftp.shut(handle)
+            handle = yield from self._sftp.open(path, FLAG_READ)
+            yield from self._read(handle, known.size or 0, file)
+            yield from self._sftp.shut(handle)
         self._files += 1
-        return known
 
-    def _read(self, handle: bytes, size: int, file: Any) -> None:
+    def _read(self, handle: bytes, size: int, file: Any) -> Steps[None]:
         """Read to the end, many requests ahead as far as the size is known."""
         sftp = self._sftp
-        most = max(2, IN_FLIGHT // sftp.read_size)
         asked = 0
+        probing = False
         waiting: deque[tuple[int, int, int]] = deque()
         window = 2
         while True:
-            while len(waiting) < window and asked < size:
+            while not waiting or (len(waiting) < window and self._in_flight < IN_FLIGHT):
                 length = min(sftp.read_size, size - asked)
-                waiting.append((sftp.ask_read(handle, asked, length), asked, length))
-                asked += length
-            if not waiting:
-                # The size may be a lie, as in /proc, or the file has grown: read on.
-                waiting.append((sftp.ask_read(handle, asked, sftp.read_size), asked, 0))
+                if length > 0:
+                    waiting.append((sftp.ask_read(handle, asked, length), asked, length))
+                    asked += length
+                    self._in_flight += length
+                elif not probing:
+                    # The size may be a lie, as in /proc, or the file has grown: read on.
+                    waiting.append((sftp.ask_read(handle, asked, sftp.read_size), asked, 0))
+                    probing = True
+                else:
+                    break
             number, offset, length = waiting.popleft()
-            data = sftp.data(number)
-            window = min(most, window * 2)
+            data = sftp.data((yield number))
+            self._in_flight -= length
+            window *= 2
             if not data:
-                for number, _, _ in waiting:
-                    sftp.data(number)
+                for number, _, length in waiting:
+                    sftp.data((yield number))
+                    self._in_flight -= length
                 return
             if length and len(data) < length:  # a short answer: ask for what is missing first
-                missing = (
-                    sftp.ask_read(handle, offset + len(data), length - len(data)),
-                    offset + len(data),
-                    length - len(data),
-                )
-                waiting.appendleft(missing)
+                rest = length - len(data)
+                begin = offset + len(data)
+                waiting.appendleft((sftp.ask_read(handle, begin, rest), begin, rest))
+                self._in_flight += rest
             elif not length:
                 asked += len(data)
+                probing = False
             _write_all(file, data)
             self._count(len(data))
 

@@ -21,7 +21,7 @@ import re
 import threading
 import time
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -126,6 +126,7 @@ class HostPool:
         self._connections: list[Connection] = []
         self._dropped: set[Connection] = set()  # no longer given out, not ended yet
         self._waiting: list[_Waiter] = []
+        self._left_files: set[bytes] = set()
         self._connecting = 0
         self._connect_cost = 0.0
         self._made_at = 0.0
@@ -268,6 +269,17 @@ class HostPool:
                 self._dropped.add(connection)
             if self._waiting and not self._connections:
                 self._connect_for(first=True)
+
+    def leave_files(self, paths: Iterable[bytes]) -> None:
+        """Remember files that are to be removed from the host when it can be told."""
+        with self._lock:
+            self._left_files.update(paths)
+
+    def take_left_files(self) -> set[bytes]:
+        """Return the files to remove, for the caller to do it."""
+        with self._lock:
+            left, self._left_files = self._left_files, set()
+            return left
 
     def extra(self) -> Connection:
         """Return a connection outside of the pool, for the caller to end.

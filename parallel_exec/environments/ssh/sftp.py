@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from parallel_exec.environments.ssh.channel import CommandChannel
 from parallel_exec.environments.ssh.connection import BrokenError
 
-__all__ = ["Attributes", "NoSftpError", "Sftp", "StatusError", "StoppedError"]
+__all__ = ["Answer", "Attributes", "NoSftpError", "Sftp", "StatusError", "Steps", "StoppedError"]
 
 INIT, VERSION, OPEN, CLOSE, READ, WRITE = 1, 2, 3, 4, 5, 6
 LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = 7, 8, 9, 10, 11, 12
@@ -29,6 +30,11 @@ OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE = 0, 1, 2, 3, 4
 USUAL_SIZE = 32 * 1024
 LARGEST_SIZE = 255 * 1024
 LARGEST_ANSWER = 1 << 20
+SENT_AT_ONCE = 128 * 1024  # bytes to write that are not held back for others to join
+
+T = TypeVar("T")
+Answer = tuple[int, bytes]  # its kind, and what follows the number
+Steps = Generator[int, Answer, T]
 
 
 class StatusError(Exception):
@@ -75,6 +81,10 @@ class Attributes:
 class Sftp:
     """One SFTP session on a channel of its own. For one thread.
 
+    What it does is written as steps: generators that ask, yield the number of the
+    request and are sent the answer. `run` takes one to its end; `run_all` takes many,
+    several at once, so that their requests are on the way together.
+
     Args:
         channel: An open channel; it is finished by `close`.
         timeout: Seconds without an answer after which the session is given up.
@@ -89,7 +99,8 @@ class Sftp:
         self._stopped = stopped
         self._number = 0
         self._out: list[bytes] = []
-        self._answers: dict[int, tuple[int, bytes]] = {}
+        self._unsent = 0
+        self._answers: dict[int, Answer] = {}
         self._parts: list[bytes] = []
         self._have = 0
         self._need = 4
@@ -134,109 +145,150 @@ class Sftp:
         """End the session."""
         self._channel.finish()
 
+    # Steps, one or many
+
+    def run(self, steps: Steps[T]) -> T:
+        """Take `steps` to their end and return what they return."""
+        try:
+            number = next(steps)
+            while True:
+                number = steps.send(self._wait(number))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+    def run_all(self, many: Iterable[Steps[object]], at_once: int) -> None:
+        """Take many steps to their ends, up to `at_once` of them at a time.
+
+        They are begun in their order, each when there is room for it. What one of them
+        raises is raised; the others are closed then.
+        """
+        source = iter(many)
+        waiting: dict[int, Steps[object]] = {}
+
+        def go_on(steps: Steps[object], answer: Answer | None) -> None:
+            try:
+                number = next(steps) if answer is None else steps.send(answer)
+            except StopIteration:
+                return
+            waiting[number] = steps
+
+        try:
+            more = True
+            while more or waiting:
+                while more and len(waiting) < at_once:
+                    steps = next(source, None)
+                    if steps is None:
+                        more = False
+                    else:
+                        go_on(steps, None)
+                if waiting:
+                    self.flush()
+                    self._turn(lambda: not waiting.keys().isdisjoint(self._answers))
+                    for number in [number for number in waiting if number in self._answers]:
+                        go_on(waiting.pop(number), self._answers.pop(number))
+        finally:
+            for steps in waiting.values():
+                steps.close()
+
     # Requests that go out now and are answered later
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> int:
-        """Ask for bytes; return the number to give to `data`."""
+        """Ask for bytes; `data` tells what the answer holds."""
         return self._ask(READ, _packed(handle) + struct.pack(">QI", offset, size))
 
-    def data(self, number: int) -> bytes:
+    def data(self, answer: Answer) -> bytes:
         """Return the bytes asked for; none at the end of the file."""
-        kind, body = self._wait(number)
+        kind, body = answer
         if kind == DATA:
             return body[4:]
-        self._status(kind, body, allowed=(EOF,))
+        self._status(answer, allowed=(EOF,))
         return b""
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> int:
-        """Have bytes written; return the number to give to `done`."""
+        """Have bytes written; `done` tells whether they were."""
         head = _packed(handle) + struct.pack(">QI", offset, len(data))
         return self._ask(WRITE, head, data)
 
-    def done(self, number: int) -> None:
-        """Wait until a request is done."""
-        self._status(*self._wait(number))
+    def ask_fset(self, handle: bytes, attributes: Attributes) -> int:
+        """Have mode and times of an open file set."""
+        return self._ask(FSETSTAT, _packed(handle) + attributes.packed())
 
-    # Requests that are waited for
+    def ask_shut(self, handle: bytes) -> int:
+        """Have a handle closed."""
+        return self._ask(CLOSE, _packed(handle))
 
-    def open(self, path: bytes, flags: int, attributes: Attributes | None = None) -> bytes:
+    def done(self, answer: Answer) -> None:
+        """Raise if a request was refused."""
+        self._status(answer)
+
+    # Steps
+
+    def open(self, path: bytes, flags: int, attributes: Attributes | None = None) -> Steps[bytes]:
         """Open a file; return its handle."""
-        attributes = attributes or Attributes()
-        kind, body = self._wait(
-            self._ask(OPEN, _packed(path) + struct.pack(">I", flags) + attributes.packed())
-        )
-        return self._string_answer(kind, body, HANDLE)
+        packed = (attributes or Attributes()).packed()
+        answer = yield self._ask(OPEN, _packed(path) + struct.pack(">I", flags) + packed)
+        return self._string_answer(answer, HANDLE)
 
-    def shut(self, handle: bytes) -> None:
+    def shut(self, handle: bytes) -> Steps[None]:
         """Close a handle."""
-        self.done(self._ask(CLOSE, _packed(handle)))
+        self.done((yield self.ask_shut(handle)))
 
-    def stat(self, path: bytes, *, follow: bool = True) -> Attributes | None:
+    def stat(self, path: bytes, *, follow: bool = True) -> Steps[Attributes | None]:
         """Return a path's attributes, or None if there is nothing."""
-        kind, body = self._wait(self._ask(STAT if follow else LSTAT, _packed(path)))
-        if kind == ATTRS:
-            return _attributes(body)[0]
-        self._status(kind, body, allowed=(NO_SUCH_FILE,))
+        answer = yield self._ask(STAT if follow else LSTAT, _packed(path))
+        if answer[0] == ATTRS:
+            return _attributes(answer[1])[0]
+        self._status(answer, allowed=(NO_SUCH_FILE,))
         return None
 
-    def fstat(self, handle: bytes) -> Attributes:
-        """Return an open file's attributes."""
-        kind, body = self._wait(self._ask(FSTAT, _packed(handle)))
-        if kind == ATTRS:
-            return _attributes(body)[0]
-        self._status(kind, body)
-        return Attributes()
-
-    def set(self, path: bytes, attributes: Attributes) -> None:
+    def set(self, path: bytes, attributes: Attributes) -> Steps[None]:
         """Set mode and times of a path."""
-        self.done(self._ask(SETSTAT, _packed(path) + attributes.packed()))
+        self.done((yield self._ask(SETSTAT, _packed(path) + attributes.packed())))
 
-    def fset(self, handle: bytes, attributes: Attributes) -> None:
-        """Set mode and times of an open file."""
-        self.done(self._ask(FSETSTAT, _packed(handle) + attributes.packed()))
-
-    def make_directory(self, path: bytes) -> None:
+    def make_directory(self, path: bytes) -> Steps[None]:
         """Make a directory."""
-        self.done(self._ask(MKDIR, _packed(path) + Attributes().packed()))
+        self.done((yield self._ask(MKDIR, _packed(path) + Attributes().packed())))
 
-    def remove(self, path: bytes) -> None:
+    def remove(self, path: bytes) -> Steps[None]:
         """Remove a file."""
-        self.done(self._ask(REMOVE, _packed(path)))
+        self.done((yield self._ask(REMOVE, _packed(path))))
 
-    def replace(self, old: bytes, new: bytes) -> None:
+    def replace(self, old: bytes, new: bytes) -> Steps[None]:
         """Rename a file over another one, at once where the server can."""
         if b"posix-rename@openssh.com" in self._extensions:
             name = _packed(b"posix-rename@openssh.com")
-            self.done(self._ask(EXTENDED, name + _packed(old) + _packed(new)))
+            self.done((yield self._ask(EXTENDED, name + _packed(old) + _packed(new))))
             return
         try:
-            self.done(self._ask(RENAME, _packed(old) + _packed(new)))
+            self.done((yield self._ask(RENAME, _packed(old) + _packed(new))))
         except StatusError:
             # Version 3 does not rename over a file: for a moment there is none.
-            self.remove(new)
-            self.done(self._ask(RENAME, _packed(old) + _packed(new)))
+            yield from self.remove(new)
+            self.done((yield self._ask(RENAME, _packed(old) + _packed(new))))
 
-    def read_link(self, path: bytes) -> bytes:
+    def read_link(self, path: bytes) -> Steps[bytes]:
         """Return where a symbolic link leads."""
-        kind, body = self._wait(self._ask(READLINK, _packed(path)))
-        if kind != NAME:
-            self._status(kind, body)
-        return _string(body[4:])[0]
+        answer = yield self._ask(READLINK, _packed(path))
+        if answer[0] != NAME:
+            self._status(answer)
+        return _string(answer[1][4:])[0]
 
-    def make_link(self, path: bytes, target: bytes) -> None:
+    def make_link(self, path: bytes, target: bytes) -> Steps[None]:
         """Make a symbolic link at `path`."""
         # OpenSSH has the two the other way round than the draft, and all follow it.
-        self.done(self._ask(SYMLINK, _packed(target) + _packed(path)))
+        self.done((yield self._ask(SYMLINK, _packed(target) + _packed(path))))
 
-    def listing(self, path: bytes) -> list[tuple[bytes, Attributes]]:
+    def listing(self, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
         """Return the names in a directory, without "." and "..", and what they are."""
-        kind, body = self._wait(self._ask(OPENDIR, _packed(path)))
-        handle = self._string_answer(kind, body, HANDLE)
+        answer = yield self._ask(OPENDIR, _packed(path))
+        handle = self._string_answer(answer, HANDLE)
         found: list[tuple[bytes, Attributes]] = []
         while True:
-            kind, body = self._wait(self._ask(READDIR, _packed(handle)))
+            answer = yield self._ask(READDIR, _packed(handle))
+            kind, body = answer
             if kind != NAME:
-                self._status(kind, body, allowed=(EOF,))
+                self._status(answer, allowed=(EOF,))
                 break
             (count,) = struct.unpack(">I", body[:4])
             rest = body[4:]
@@ -246,7 +298,7 @@ class Sftp:
                 attributes, rest = _attributes(rest)
                 if name not in (b".", b".."):
                     found.append((name, attributes))
-        self.shut(handle)
+        yield from self.shut(handle)
         return sorted(found, key=lambda item: item[0])
 
     # The wire
@@ -255,6 +307,9 @@ class Sftp:
         self._number = number = (self._number + 1) & 0xFFFFFFFF
         head = struct.pack(">IBI", 5 + len(body) + len(data), kind, number)
         self._out.append(head + body + data)
+        self._unsent += len(data)
+        if self._unsent >= SENT_AT_ONCE:
+            self.flush()
         return number
 
     def flush(self) -> None:
@@ -263,6 +318,7 @@ class Sftp:
             return
         out = memoryview(b"".join(self._out))
         self._out.clear()
+        self._unsent = 0
         channel = self._channel
         while out:
             sent = channel.send_some(out, final=False)
@@ -275,7 +331,7 @@ class Sftp:
                     self._out.insert(0, bytes(out))
                     raise
 
-    def _wait(self, number: int) -> tuple[int, bytes]:
+    def _wait(self, number: int) -> Answer:
         """Return the answer to a request: its kind and what follows the number."""
         if number not in self._answers:
             self.flush()
@@ -288,6 +344,8 @@ class Sftp:
         heard = time.monotonic()
         while True:
             with channel.changed:
+                if self._stopped():  # also where the host is so fast that nothing waits
+                    raise StoppedError
                 while not over():
                     if self._stopped():
                         raise StoppedError
@@ -340,7 +398,8 @@ class Sftp:
             with self._channel.changed:
                 self._channel.changed.notify_all()
 
-    def _status(self, kind: int, body: bytes, allowed: tuple[int, ...] = ()) -> None:
+    def _status(self, answer: Answer, allowed: tuple[int, ...] = ()) -> None:
+        kind, body = answer
         if kind != STATUS:
             raise BrokenError(f"an answer of a kind that was not asked for: {kind}")
         (code,) = struct.unpack_from(">I", body)
@@ -349,10 +408,10 @@ class Sftp:
         text = _string(body[4:])[0].decode("utf-8", "replace") if len(body) > 8 else ""
         raise StatusError(code, text or f"status {code}")
 
-    def _string_answer(self, kind: int, body: bytes, wanted: int) -> bytes:
-        if kind != wanted:
-            self._status(kind, body)
-        return _string(body)[0]
+    def _string_answer(self, answer: Answer, wanted: int) -> bytes:
+        if answer[0] != wanted:
+            self._status(answer)
+        return _string(answer[1])[0]
 
 
 def _packed(text: bytes) -> bytes:

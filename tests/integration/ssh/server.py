@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import parallel_exec as px
 from parallel_exec.environments.base import Stop
-from parallel_exec.environments.ssh import SSHBackend
 from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.result import Result
 
@@ -110,7 +110,7 @@ class Server:
     key: Path
     known_hosts: Path
     log: Path
-    _backends: list[SSHBackend] = field(default_factory=list)
+    _backends: list[px.SSH] = field(default_factory=list)
 
     @property
     def destination(self) -> str:
@@ -126,9 +126,9 @@ class Server:
             "config": False,
         }
 
-    def backend(self, destination: str | None = None, **options: Any) -> SSHBackend:
+    def backend(self, destination: str | None = None, **options: Any) -> px.SSH:
         """Return a backend that trusts the server and has the key; closed at the end."""
-        made = SSHBackend(destination or self.destination, **{**self.options, **options})
+        made = px.SSH(destination or self.destination, **{**self.options, **options})
         self._backends.append(made)
         return made
 
@@ -330,7 +330,7 @@ class Ticket:
 
 
 def run(
-    backend: SSHBackend,
+    backend: px.SSH,
     command: CommandLike,
     *,
     stop_after: float | None = None,

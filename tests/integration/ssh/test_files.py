@@ -6,13 +6,24 @@ import hashlib
 import io
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 import pytest
 
-from parallel_exec.errors import FileTransferError, TaskTimeoutError
-from tests.integration.ssh.server import ROOT, Server, run, wait_until
+import parallel_exec as px
+from parallel_exec.environments.ssh.sftp import Sftp
+from parallel_exec.errors import (
+    ConfigError,
+    ConnectionLostError,
+    FileTransferError,
+    TaskCancelledError,
+    TaskTimeoutError,
+)
+from tests.integration.ssh.server import ROOT, Cut, Server, run, wait_until
 
 
 @pytest.fixture
@@ -27,6 +38,7 @@ def tree(tmp_path: Path) -> Path:
     (folder / "run.sh").chmod(0o750)
     os.utime(folder / "run.sh", (1_000_000_000, 1_100_000_000))
     (folder / "link").symlink_to("a.txt")
+    os.utime(folder / "sub", (1_000_000, 1_000_000))
     return folder
 
 
@@ -65,6 +77,7 @@ def test_directory_there_and_back(sshd: Server, tree: Path, tmp_path: Path) -> N
     assert os.readlink(back / "link") == "a.txt"
     assert (back / "run.sh").stat().st_mode & 0o777 == 0o750
     assert (back / "run.sh").stat().st_mtime == 1_100_000_000
+    assert (back / "sub").stat().st_mtime == 1_000_000
     assert backend.put(tree, "tree-1").files == 4  # over itself
 
 
@@ -116,7 +129,7 @@ def test_missing_and_forbidden_files(sshd: Server, tree: Path, tmp_path: Path) -
 
 @pytest.mark.skipif(not ROOT, reason="needs root, to mount a small disk")
 def test_full_disk_leaves_the_old_file(sshd: Server, tmp_path: Path) -> None:
-    """And no part of the new one."""
+    """And no part of the new one; nor of many that were on their way together."""
     disk = sshd.account.home / "disk"
     disk.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=777", "px-test", str(disk)]
@@ -129,6 +142,13 @@ def test_full_disk_leaves_the_old_file(sshd: Server, tmp_path: Path) -> None:
             sshd.backend().put(tmp_path / "large", disk / "file")
         assert (disk / "file").read_text() == "old"
         assert os.listdir(disk) == ["file"]
+        many = tmp_path / "many"
+        many.mkdir()
+        for number in range(100):
+            (many / f"{number}").write_bytes(b"x" * 20_000)
+        with pytest.raises(FileTransferError, match="disk/many/"):
+            sshd.backend().put(many, disk / "many")
+        assert [name for name in os.listdir(disk / "many") if "part" in name] == []
     finally:
         # The session on the far side takes a moment to end.
         umount = ["umount", str(disk)]
@@ -149,3 +169,158 @@ def test_timeout(sshd: Server) -> None:
         sshd.backend().put(cast(IO[bytes], Endless()), "endless", timeout=0.3)
     left = run(sshd.backend(), "ls -A | grep endless", check=False)
     assert left.text() == ""
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder with 300 small files in three folders."""
+    folder = tmp_path / "many"
+    for number in range(300):
+        path = folder / str(number % 3) / str(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(number))
+    return folder
+
+
+def test_small_files_do_not_wait_for_each_other(
+    sshd: Server, many: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The requests for many are on their way together, over one connection."""
+    together: list[int] = []
+    flush = Sftp.flush
+
+    def counted(self: Sftp) -> None:
+        together.append(len(self._out))
+        flush(self)
+
+    monkeypatch.setattr(Sftp, "flush", counted)
+    before = sshd.logins()
+    backend = sshd.backend()
+    assert backend.put(many, "many").files == 300
+    assert max(together) >= 64
+    together.clear()
+    assert backend.get("many", tmp_path / "back").files == 300
+    assert max(together) >= 64
+    assert names(tmp_path / "back") == names(many)
+    assert all((tmp_path / "back" / f"{n % 3}" / f"{n}").read_text() == f"{n}" for n in range(300))
+    assert sshd.logins() == before + 1
+
+
+@pytest.fixture
+def cut(sshd: Server) -> Iterator[Cut]:
+    """A line to the server that can be cut."""
+    line = Cut(sshd.port)
+    yield line
+    line.close()
+
+
+def through(cut: Cut, sshd: Server, **options: Any) -> px.SSH:
+    """Return the server as it is reached by that line."""
+    known = sshd.base / f"known-{cut.port}"
+    key = sshd.known_hosts.read_text().split(" ", 1)[1]
+    known.write_text(f"[127.0.0.1]:{cut.port} {key}")
+    return px.SSH(
+        f"{sshd.account.user}@127.0.0.1:{cut.port}", **{**sshd.options, "known_hosts": str(known)},
+        **options,
+    )  # fmt: skip
+
+
+def parts(sshd: Server) -> list[str]:
+    """Return the temporary files in the account's home."""
+    return [name for name in os.listdir(sshd.account.home) if name.endswith(".part")]
+
+
+def test_lost_connection_leaves_no_part_once_the_host_can_be_told(sshd: Server, cut: Cut) -> None:
+    """The next transfer to the host removes what could not be removed when the line broke."""
+
+    class Endless(io.RawIOBase):
+        given = 0
+
+        def read(self, n: int = -1) -> bytes:
+            self.given += n
+            if self.given > 50_000_000:
+                cut.forget()
+            return b"x" * n
+
+    with through(cut, sshd, keepalive=0.2) as host:
+        with pytest.raises(ConnectionLostError, match="broke"):
+            host.put(cast(IO[bytes], Endless()), "lost")
+        assert len(parts(sshd)) == 1
+        host.put(io.BytesIO(b"x"), "another")
+        assert parts(sshd) == []
+        assert not (sshd.account.home / "lost").exists()
+
+
+def test_lost_connection_leaves_the_old_local_file(sshd: Server, cut: Cut, tmp_path: Path) -> None:
+    """And nothing beside it."""
+    target = tmp_path / "target"
+    target.write_text("old")
+    run(sshd.backend(), "head -c 100000000 /dev/zero > large")
+    with (
+        through(cut, sshd, keepalive=0.2) as host,
+        pytest.raises(ConnectionLostError, match="broke"),
+    ):
+        host.get("large", target, progress=lambda done, total: cut.forget())
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["target"]
+
+
+def test_sudo_is_not_passed_over(sshd: Server, tree: Path, tmp_path: Path) -> None:
+    """Files do not go through it, and that is said before anything is done."""
+    host = sshd.backend(sudo="root")
+    with pytest.raises(ConfigError, match="sudo='root'"):
+        host.put(tree, "x")
+    with pytest.raises(ConfigError, match="sudo='root'"):
+        host.get("/etc/hostname", tmp_path / "x")
+
+
+class Slow(io.RawIOBase):
+    """A file that never ends; `begun` is set when it is read."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+
+    def read(self, n: int = -1) -> bytes:
+        """Give some."""
+        self.begun.set()
+        return b"x" * min(n, 1000)
+
+
+def test_cancel_ends_a_transfer(sshd: Server) -> None:
+    """Its own token does, and that of the task it is called in."""
+    token, slow = px.CancelToken(), Slow()
+    host = sshd.backend()
+    with ThreadPoolExecutor(1) as threads:
+        future = threads.submit(host.put, cast(IO[bytes], slow), "cancelled", cancel=token)
+        slow.begun.wait(30)
+        token.cancel()
+        with pytest.raises(TaskCancelledError):
+            future.result(30)
+    (outcome,) = px.Group([host]).put(cast(IO[bytes], Slow()), "late", timeout=0.5)
+    assert isinstance(outcome.reason, TaskTimeoutError)
+    assert not outcome.abandoned
+    with pytest.raises(ConfigError, match="cancel"):
+        host.put(io.BytesIO(), "x", cancel=cast(px.CancelToken, "now"))
+    assert parts(sshd) == []
+    assert not (sshd.account.home / "cancelled").exists()
+
+
+def test_group_copies_with_progress(make_sshd: Any, tree: Path, tmp_path: Path) -> None:
+    """Every host's bytes are told by its name; the values say what was copied."""
+    servers = [make_sshd(), make_sshd()]
+    seen: dict[str, list[tuple[int, int | None]]] = {}
+    with px.Group([px.SSH(s.destination, **s.options) for s in servers]) as group:
+        there = group.put(
+            tree, "tree-g", on_progress=lambda *said: seen.setdefault(said[0], []).append(said[1:])
+        )
+        there.raise_for_failures()
+        assert [copied.files for copied in there.values()] == [4, 4]
+        assert {name: told[-1] for name, told in seen.items()} == {
+            host.name: (23, 23) for host in group
+        }
+        back = group.get("tree-g", tmp_path / "back" / "{host}")
+        back.raise_for_failures()
+        for host in group:
+            assert names(tmp_path / "back" / host.name) == names(tree)
+        with pytest.raises(ConfigError, match="source"):
+            group.put(io.BytesIO(b"x"), "x")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -40,4 +39,3 @@ def test_a_group_runs_on_every_host_and_copies_files(make_sshd: Any, tmp_path: P
         group.get("/etc/hostname", tmp_path / "{host}" / "hostname").raise_for_failures()
         kept = {path.parent.name for path in tmp_path.rglob("hostname")}
         assert len(kept) == len(servers)
-        group.put(io.BytesIO(b"x"), "one-file", concurrency=1)[0].result()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,9 @@ class _Added:
 class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
     """What both have: a condition for every change, and an end in the right thread.
 
+    What arrives together wakes the thread that waits for it once, when all of it has been
+    taken (`Transport.wake_soon`): each wake-up costs both threads a turn at the interpreter.
+
     One condition, `changed`, over paramiko's own lock of the channel: it guards the
     states here and the windows. It is held for a few lines, never while sending.
     """
@@ -94,14 +98,14 @@ class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
         with self.changed:
             self.refused = refused
             self.opened = refused is None
-            self.changed.notify_all()
+        self.transport.wake_soon(self)
 
     def _handle_close(self, m: Any) -> None:
         with self.changed:
             self.ended_by_peer = True
             ours = self.closed
             self._peer_closed()
-            self.changed.notify_all()
+        self.transport.wake_soon(self)
         self.transport.forget(self.chanid)
         if not ours:
             self._answer_close()
@@ -168,7 +172,7 @@ class CommandChannel(_Channel):
                 self.status = m.get_int()
             elif kind == "exit-signal":
                 self.signal = m.get_text()
-            self.changed.notify_all()
+        self.transport.wake_soon(self)
         if wants_reply and kind not in ("exit-status", "exit-signal"):
             reply = Message()
             reply.add_byte(common.cMSG_CHANNEL_FAILURE)
@@ -179,7 +183,7 @@ class CommandChannel(_Channel):
         with self.changed:
             self.eof_received = True
             self.ended = True
-            self.changed.notify_all()
+        self.transport.wake_soon(self)
 
     def _request_success(self, m: Any) -> None:
         pass
@@ -187,7 +191,14 @@ class CommandChannel(_Channel):
     def _request_failed(self, m: Any) -> None:
         with self.changed:
             self.request_refused = True
-            self.changed.notify_all()
+        self.transport.wake_soon(self)
+
+    def _window_adjust(self, m: Any) -> None:
+        with self.changed:
+            self.out_window_size += m.get_int()
+            waited_for = not self.eof_sent
+        if waited_for:
+            self.transport.wake_soon(self)
 
     def _peer_closed(self) -> None:
         self.ended = True
@@ -269,6 +280,7 @@ class CommandChannel(_Channel):
         with self.changed:
             messages = self._close_internal()
         self.take = _nothing
+        self.transport.freed_at = time.monotonic()
         with contextlib.suppress(Exception):  # it is gone already
             self.transport.send_together([m for m in messages if m is not None])
 

@@ -16,6 +16,7 @@ import fnmatch
 import io
 import logging
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -37,6 +38,9 @@ FIRST_ROOM = 4096
 LEAST_ROOM = 512  # what an idle connection waits with
 
 DATA = (common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA)
+
+A_MOMENT_S = 0.1  # from a channel's end to when it surely no longer counts there
+REFUSALS = 10  # in a row are no accident
 
 # AES-GCM first: with AES instructions it is encryption and MAC in one pass.
 CIPHERS = (
@@ -75,6 +79,7 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
         self._together: list[bytes] | None = None
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
+        self.before_waiting: Callable[[], object] = lambda: None
 
     def start_handshake(self, timeout: float) -> None:
         """Start no timer thread: who waits for the handshake has a deadline."""
@@ -162,6 +167,7 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
 
     def _receive(self, n: int) -> bool:
         """Receive more, into a buffer for `n` bytes; False if nothing came for a while."""
+        self.before_waiting()
         have = self._end - self._start
         room = max(self._room, n, have + 1)
         if len(self._buffer) < room or (len(self._buffer) > room and not have):
@@ -280,7 +286,11 @@ class _Added:
         "_alive_count",
         "_on_quiet",
         "_open",
+        "_refusals",
+        "_to_wake",
         "allowed_methods",
+        "freed_at",
+        "full",
         "on_end",
         "service_accepted",
         "why",
@@ -297,6 +307,11 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         alive_count: Unanswered questions after which the connection is dead.
         on_quiet: Called in the reading thread after such a silence; returns whether
             the connection shall end, since nobody uses it.
+
+    Attributes:
+        freed_at: When a channel was last closed here, in monotonic seconds.
+        full: Whether the last channel that was refused was one too many; else one that
+            had been closed a moment before may still have counted on the far side.
     """
 
     _preferred_compression = ("none",)
@@ -327,14 +342,20 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             default_max_packet_size=PACKET,
             packetizer_class=_Packetizer,
         )
+        if isinstance(sock, socket.socket):
+            _wait_at_most(sock, self._active_check_timeout)
         known = self._cipher_info
         self._preferred_ciphers = tuple(name for name in CIPHERS if name in known)
         self._preferred_macs = tuple(name for name in MACS if name in self._mac_info)
         self.packetizer.quiet = self._quiet
+        self.packetizer.before_waiting = self._wake
         self.clear_to_send_timeout = 60.0
         self.service_accepted = False
         self.allowed_methods: tuple[str, ...] = ()
         self.why: str | None = None
+        self._refusals = 0
+        self.full = False
+        self.freed_at = 0.0
         self.active: bool
         self.auth_handler: Any
         self.completion_event: threading.Event | None
@@ -346,6 +367,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         # paramiko knows channels weakly; here they stay until the far side has closed
         # them, and with them their number.
         self._open: dict[int, Any] = {}
+        self._to_wake: dict[Any, None] = {}  # the reading thread's own
 
     @property
     def preferred_keys(self) -> Sequence[str]:
@@ -370,6 +392,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
                 if not channel.opened and channel.refused is None:
                     channel.answered(RefusedError(0, "the connection broke"))
                 channel._unlink()
+            self._wake()
             with contextlib.suppress(OSError, EOFError):
                 self.sock.close()
             if self.completion_event is not None:
@@ -502,6 +525,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             self.forget(number)
             raise
         if channel.refused is not None:
+            self._refusals += 1
+            self.full = asked_at - self.freed_at > A_MOMENT_S or self._refusals >= REFUSALS
             self.forget(number)
             if not self.active:
                 raise BrokenError(self.reason())
@@ -532,6 +557,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if channel is not None:
             channel._set_remote_channel(m.get_int(), m.get_int(), m.get_int())
             channel.answered(None)
+            self._refusals = 0
             if channel.unwanted:
                 self.send_if_possible(channel.close_message())
 
@@ -540,6 +566,20 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if channel is not None:
             code = m.get_int()
             channel.answered(RefusedError(code, m.get_text() or "refused"))
+
+    def wake_soon(self, channel: Any) -> None:
+        """Wake who waits for a channel, once all that has arrived is taken.
+
+        In the reading thread.
+        """
+        self._to_wake[channel] = None
+
+    def _wake(self) -> None:
+        if self._to_wake:
+            for channel in self._to_wake:
+                with channel.changed:
+                    channel.changed.notify_all()
+            self._to_wake.clear()
 
     def _parse_debug(self, m: Any) -> None:
         """Let it pass: paramiko spells it out byte by byte, for a log that is off."""
@@ -623,6 +663,16 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         """Drop it in a forked child: the parent goes on using the line."""
         self.active = False
         self.packetizer.forget()
+
+
+def _wait_at_most(sock: socket.socket, seconds: float) -> None:
+    """Have the system time `recv` out: Python would ask it first, by `poll`, each time."""
+    try:
+        limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    except (OSError, struct.error):
+        return  # it stays as paramiko has set it
+    sock.settimeout(None)
 
 
 def choose(ours: Sequence[str], wanted: str | None, possible: Sequence[str]) -> tuple[str, ...]:

@@ -54,7 +54,8 @@ KEEPALIVE_S = 30.0
 MOST_CONNECTIONS = 64  # to one host
 TRIES = 12  # of a handshake that is refused before anything ran
 DEEPEST_JUMP = 8
-ASK_FOR_MORE_S = 30.0  # after a refusal, how long the number of channels is believed
+BELIEF_S = 30.0  # after a refusal, how long the number of channels is believed
+DOUBTFUL_BELIEF_S = 1.0
 
 known_hosts = KnownHosts()
 
@@ -68,6 +69,7 @@ class Connection:
         self.most = cap
         self.used = 0
         self.tunnels = 0
+        self.belief = BELIEF_S
         self.believed_until = 0.0
         self.made_at = self.idle_since = time.monotonic()
         self.gone = False
@@ -212,7 +214,7 @@ class HostPool:
                 now = now or time.monotonic()
                 if now > connection.believed_until:
                     connection.cap += 1
-                    connection.believed_until = now + ASK_FOR_MORE_S
+                    connection.believed_until = now + connection.belief
             room = connection.cap - connection.used
             if room > 0 and (best is None or room > best.cap - best.used):
                 best = connection
@@ -253,12 +255,19 @@ class HostPool:
         if unwanted:
             connection.transport.active_end()
 
-    def refused(self, connection: Connection) -> None:
-        """Learn that the far side has opened all the channels it opens."""
+    def refused(self, connection: Connection) -> bool:
+        """Learn that the far side opened no channel; return whether there were too many.
+
+        Else one that has just been closed still counted there: with fewer at once that
+        happens less.
+        """
         with self._lock:
             # The one that was refused is counted among `used`.
             connection.cap = max(1, min(connection.cap, connection.used - 1))
-            connection.believed_until = time.monotonic() + ASK_FOR_MORE_S
+            full = connection.transport.full
+            connection.belief = BELIEF_S if full else DOUBTFUL_BELIEF_S
+            connection.believed_until = time.monotonic() + connection.belief
+            return full
 
     def drop(self, connection: Connection) -> None:
         """Give no place on a connection any more; who is on it stays, the last one ends it."""

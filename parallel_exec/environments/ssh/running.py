@@ -189,8 +189,8 @@ class Running:
                     ) from error
             except RefusedError as error:
                 alone = lease.connection.used == 1
-                pool.refused(lease.connection)
-                self._ticket.strained(ConnectionRefusedError(str(error)))
+                if pool.refused(lease.connection):
+                    self._ticket.strained(ConnectionRefusedError(str(error)))
                 refusals += alone
                 if refusals == 8:
                     raise ConnectError(

@@ -2,11 +2,16 @@
 
 The ```python blocks of a page, in their order, are one script: run by a Python of its own in
 an empty folder, as a reader would, with warnings as errors. A block that cannot run is
-exempted by the line before it, which says why: ``<!-- not run: needs a host -->``.
+exempted by the line before it, which says why: ``<!-- not run: needs a cluster -->``.
+
+Samples that name hosts find them: a real sshd, and a home whose configuration knows it as
+``web01``, ``db1``, ``bastion`` and the like. What sudo asks for there is in the environment
+as ``SUDO_PASSWORD``.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -14,10 +19,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.conftest import Home
+from tests.integration.ssh import server
+
 TREE = Path(__file__).resolve().parents[2]
 PAGES = [TREE / "README.md", *sorted((TREE / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>```+|~~~+|:::+) *(?P<info>[^`]*)$")
 EXEMPTION = re.compile(r"^ *<!-- not run: \S.*-->$")
+HOSTS = re.compile(r"\bpx\.(SSH|hosts)\(")
 TIMEOUT_S = 60
 
 
@@ -49,11 +58,21 @@ def script(text: str) -> str:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TREE)))
-def test_samples_run(page: Path, tmp_path: Path) -> None:
+def test_samples_run(page: Path, tmp_path: Path, home: Home | None) -> None:
     """The samples of the page run one after the other without an error or a warning."""
     source = script(page.read_text(encoding="utf-8"))
     if not source.strip():
         return
+    environment = dict(os.environ)
+    if HOSTS.search(source):
+        if home is None:
+            pytest.skip(server.HOW_TO_GET_IT)
+        environment.pop("SSH_AUTH_SOCK", None)
+        environment["HOME"] = str(home.path)
+        if "SUDO_PASSWORD" in source:
+            if home.password is None:
+                pytest.skip("needs root, to make an account that may use sudo")
+            environment["SUDO_PASSWORD"] = home.password
     path = tmp_path / f"{page.stem}.py"
     path.write_text(source, encoding="utf-8")
     folder = tmp_path / "empty"
@@ -62,6 +81,7 @@ def test_samples_run(page: Path, tmp_path: Path) -> None:
         done = subprocess.run(
             [sys.executable, "-W", "error", path],
             cwd=folder,
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -85,7 +105,7 @@ def test_blocks_become_one_script_at_their_own_lines() -> None:
 def test_only_what_says_why_is_exempt() -> None:
     """A comment with a reason right before a block keeps it, and it alone, from running."""
     block = "```python\n{}\n```\n"
-    page = "<!-- not run: needs a host -->\n\n" + block.format("a = 1") + block.format("b = 2")
+    page = "<!-- not run: needs a cluster -->\n\n" + block.format("a = 1") + block.format("b = 2")
     assert script(page).split() == ["b", "=", "2"]
     assert script("<!-- not run: -->\n" + block.format("a = 1")).split() == ["a", "=", "1"]
 

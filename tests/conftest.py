@@ -8,7 +8,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,6 +125,22 @@ def _no_leaks(request: pytest.FixtureRequest, _service: None) -> Iterator[None]:
     leaked = _leaked(before)
     if leaked:
         pytest.fail("the test leaves behind:\n  " + "\n  ".join(leaked), pytrace=False)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say once why tests that need hosts are skipped; fail them where that must not be."""
+    report = yield
+    needs_hosts = not {"ssh", "docs"}.isdisjoint(item.path.parts)
+    if needs_hosts and isinstance(report.longrepr, tuple):  # it is skipped
+        if os.environ.get("NEED_HOSTS"):
+            report.outcome = "failed"
+            report.longrepr = f"must not be skipped, as NEED_HOSTS is set: {report.longrepr[2]}"
+        else:  # one line in the summary for each reason, wherever it was found
+            report.longrepr = (__file__, 0, report.longrepr[2])
+    return report
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -120,6 +120,7 @@ class ParallelExecutor(Executor):
             initialize=self._initialize,
         )
         self._run.parent = None
+        _runs.add(self._run)
         # A forgotten pool ends its threads when its work is done.
         self._finalizer = weakref.finalize(self, self._run.close)
         self._finalizer.atexit = False
@@ -306,6 +307,7 @@ class LendingFuture(TaskFuture[T]):
 
 _executors: weakref.WeakSet[ParallelExecutor] = weakref.WeakSet()
 _executors_lock = threading.Lock()
+_runs: weakref.WeakSet[Run] = weakref.WeakSet()  # also those of pools that were forgotten
 _exiting = False
 
 
@@ -313,15 +315,16 @@ def _drain_at_exit() -> None:
     """Do what has been submitted, as the standard library's executors do."""
     global _exiting
     _exiting = True
-    for executor in list(_executors):
-        executor._run.close()
-    for executor in list(_executors):
-        executor._run.drain()
+    for run in list(_runs):
+        run.close()
+    for run in list(_runs):
+        run.drain()
 
 
 def _after_fork_in_child() -> None:
     global _executors_lock
     _executors_lock = threading.Lock()
+    _runs.clear()
     for executor in list(_executors):
         executor._lock = threading.Lock()
         closed = executor._closed

@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
+from parallel_exec import reactor
+from parallel_exec.errors import ExecutorClosedError
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
 
@@ -153,14 +155,22 @@ class BlockingBackend(ABC):
             ticket.settled(ending)
 
         def launch() -> None:
+            if stop.reason is not None:
+                work()  # it begins nothing any more
+                return
             thread = threading.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
-            while True:
-                try:
-                    return thread.start()
-                except RuntimeError as error:  # out of threads: wait and go on
-                    ticket.strained(error)
-                    if stop.wait(0.05):
-                        return work()
+            try:
+                thread.start()
+            except RuntimeError as error:  # out of threads: wait and go on
+                loop = reactor.get()
+                if "shutdown" in str(error):  # the interpreter exits: there will be none
+                    refusal = ExecutorClosedError(
+                        f"{command} did not start: {error}", environment=self.name
+                    )
+                    loop.post(ticket.settled, refusal)
+                    return
+                ticket.strained(error)
+                loop.call_at(loop.now() + 0.05, launch)
 
         launch()
         return stop

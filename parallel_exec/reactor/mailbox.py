@@ -50,15 +50,20 @@ class Mailbox:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # out of threads: try again when there may be some
+        except RuntimeError as error:
             reactor = get()
-            reactor.call_at(reactor.now() + 0.05, self._start)
+            if "shutdown" in str(error):
+                # The interpreter exits and starts no threads any more (Python 3.12). Better
+                # in the service thread than never.
+                reactor.post(self._run, 0)
+            else:  # out of threads: try again when there may be some
+                reactor.call_at(reactor.now() + 0.05, self._start)
 
-    def _run(self) -> None:
+    def _run(self, linger: float = LINGER_S) -> None:
         while True:
             with self._condition:
-                if not self._calls:
-                    self._condition.wait(LINGER_S)
+                if not self._calls and linger:
+                    self._condition.wait(linger)
                 if not self._calls:
                     self._running = False
                     return

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import itertools
 import logging
+import sys
 import threading
 import weakref
 from collections.abc import Iterator
@@ -635,6 +636,50 @@ def test_exit_may_take_more_work_inside(tmp_path: Path) -> None:
     """
     with python(tmp_path, code, tmp_path / "go") as script:
         assert script.rest().split() in (["command", "refused"], ["command", "more"])
+        assert script.exit_code() == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "value"),
+    [
+        ("px.run('echo a', on_stdout=lambda line: print('line', line)).text()", "line a\na"),
+        ("px.run('cat', input=open(sys.argv[0], 'rb')).text()[:9]", "import os"),
+        ("''.join(px.parallel_map(str, 'abc'))", "abc"),
+    ],
+)
+def test_exit_gives_an_answer_where_a_thread_is_needed(
+    tmp_path: Path, call: str, value: str
+) -> None:
+    """Python 3.12 starts no threads while it exits: what needs one is refused then, other
+    versions do it; nothing waits for a thread that will not come.
+    """
+    code = f"""
+    def work():
+        while not threading._SHUTTING_DOWN:
+            time.sleep(0.01)
+        try:
+            print({call})
+        except px.errors.ExecutorClosedError:
+            print("refused")
+    px.ParallelExecutor(1).submit(work)
+    """
+    with python(tmp_path, code) as script:
+        said = script.rest().strip()
+        assert said == value or (said == "refused" and sys.version_info[:2] == (3, 12))
+        assert script.exit_code() == 0
+
+
+def test_exit_does_what_a_forgotten_pool_was_given(tmp_path: Path) -> None:
+    """Nobody needs to hold a pool for its work to be done, as by the standard library."""
+    code = """
+    def work():
+        while not threading._SHUTTING_DOWN:
+            time.sleep(0.01)
+        print("done")
+    px.ParallelExecutor(1).submit(work)
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "done\n"
         assert script.exit_code() == 0
 
 

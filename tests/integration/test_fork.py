@@ -58,6 +58,7 @@ def test_child_runs_commands_and_functions(tmp_path: Path, fork_head: str) -> No
 def test_parent_and_child_each_learn_why_their_own_command_did_not_start(
     tmp_path: Path, fork_head: str
 ) -> None:
+    """What a child writes is not read by its parent, nor the other way round."""
     code = fork_head + (
         "def missing(name):\n"
         "    try: px.run([name])\n"

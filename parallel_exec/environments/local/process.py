@@ -29,7 +29,12 @@ from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.local.spawn import SCARCE, STARTING, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
-from parallel_exec.errors import CommandNotFoundError, CommandStartError, TaskCancelledError
+from parallel_exec.errors import (
+    CommandNotFoundError,
+    CommandStartError,
+    ExecutorClosedError,
+    TaskCancelledError,
+)
 from parallel_exec.reactor.poller import WRITE
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
@@ -284,6 +289,10 @@ class Process:
         try:
             thread.start()
         except RuntimeError as error:  # out of threads: wait and go on
+            if "shutdown" in str(error):  # the interpreter exits: there will be none
+                what = f"no thread to read the input of {self.command}: {error}"
+                self._fail(ExecutorClosedError(what, environment=self.backend.name), fd)
+                return
             self.ticket.strained(error)
             self.host.reactor.call_at(time.monotonic() + 0.05, self._feed_by_thread, fd)
 

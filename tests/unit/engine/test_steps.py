@@ -26,6 +26,7 @@ def switching() -> Iterator[None]:
 @pytest.mark.usefixtures("switching")
 @pytest.mark.parametrize("concurrency", [2, 16])
 def test_every_item_is_called_once_and_no_thread_more_than_allowed(concurrency: int) -> None:
+    """A step that is left to another thread is neither lost nor made twice."""
     calls: Counter[int] = Counter()
     threads = set()
 
@@ -43,6 +44,7 @@ def test_every_item_is_called_once_and_no_thread_more_than_allowed(concurrency: 
 
 
 def test_what_a_step_decided_is_taken_by_one_thread() -> None:
+    """An empty list that was taken is not filled by the next step."""
     run = Run(ConcurrencyLimiter(1))
     first = run._take()
     run._scheduler.actions.append(("start", None, None))
@@ -52,6 +54,7 @@ def test_what_a_step_decided_is_taken_by_one_thread() -> None:
 
 
 def test_a_step_that_comes_while_another_is_made_is_left_to_that_thread() -> None:
+    """Whoever brings it goes on at once; it is made before the other returns."""
     run = Run(ConcurrencyLimiter(1))
     order: list[str] = []
 

@@ -216,6 +216,7 @@ class Run:
                 callback.close()
             self._deliver()
             self._tell(RunFinished(self.clock.now() - self._began, error))
+            error = None  # its traceback has this frame, and with it all results
 
     def _settle_all(
         self, tasks: Iterator[Task], window: Callable[[], int], at_hand: bool, acknowledge: bool

@@ -392,6 +392,7 @@ class Scheduler:
         if task.timer is not None:
             task.timer.cancel()
             task.timer = None
+        task.execution = None  # which has the task: no circle keeps what was captured
         task.state = "settled"
         task.status = status
         task.value = value

@@ -146,6 +146,11 @@ class BlockingBackend(ABC):
         """See `Backend.start`."""
         stop = Stop()
         self.starting(stop)
+        self._launch(command, ticket, stop)
+        return stop
+
+    def _launch(self, command: Command, ticket: Ticket, stop: Stop) -> None:
+        """Begin to execute `command` in a thread, as soon as there is one to be had."""
 
         def work() -> None:
             try:
@@ -154,26 +159,22 @@ class BlockingBackend(ABC):
                 ending = error
             ticket.settled(ending)
 
-        def launch() -> None:
-            if stop.reason is not None:
-                work()  # it begins nothing any more
+        if stop.reason is not None:
+            work()  # it begins nothing any more
+            return
+        thread = threading.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # out of threads: wait and go on
+            loop = reactor.get()
+            if "shutdown" in str(error):  # the interpreter exits: there will be none
+                refusal = ExecutorClosedError(
+                    f"{command} did not start: {error}", environment=self.name
+                )
+                loop.post(ticket.settled, refusal)
                 return
-            thread = threading.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError as error:  # out of threads: wait and go on
-                loop = reactor.get()
-                if "shutdown" in str(error):  # the interpreter exits: there will be none
-                    refusal = ExecutorClosedError(
-                        f"{command} did not start: {error}", environment=self.name
-                    )
-                    loop.post(ticket.settled, refusal)
-                    return
-                ticket.strained(error)
-                loop.call_at(loop.now() + 0.05, launch)
-
-        launch()
-        return stop
+            ticket.strained(error)
+            loop.call_at(loop.now() + 0.05, self._launch, command, ticket, stop)
 
 
 def clock() -> float:

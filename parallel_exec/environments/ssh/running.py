@@ -154,6 +154,8 @@ class Running:
             self._channel.finish()
             if self._input is not None:
                 self._input.close()
+            # No circle of references: what was captured goes when its result goes.
+            self._stop.on_change(_nobody)
 
     def _wanted(self) -> bool:
         return self._stop.reason is None
@@ -547,6 +549,10 @@ class Running:
             )
 
 
+def _nobody() -> None:
+    """Nobody is left to wake."""
+
+
 class _Places:
     """Gives the place on the connection back, whatever happens."""
 
@@ -657,6 +663,7 @@ class _Input:
     def close(self) -> None:
         """Want nothing more."""
         self._closed = True
+        self._poke = _nobody
         self._wanted.release()
         if self._wakes is not None:
             os.close(self._wakes[0])

@@ -178,6 +178,8 @@ class NoWorkerError(HostError):
 class ConnectionLostError(ParallelExecError, ConnectionError):
     """The connection broke while the command was running: its fate is unknown.
 
+    If it still runs, it is ended when the host is next connected to.
+
     Attributes:
         result: What was received before the break, or None.
     """

@@ -52,6 +52,7 @@ log = logging.getLogger("parallel_exec")
 CONNECT_TIMEOUT_S = 15.0
 KEEPALIVE_S = 30.0
 MOST_CONNECTIONS = 64  # to one host
+CLEARING_S = 2.0  # that `close` gives the ending of what broken connections have left
 TRIES = 12  # of a handshake that is refused before anything ran
 DEEPEST_JUMP = 8
 BELIEF_S = 30.0  # after a refusal, how long the number of channels is believed
@@ -129,6 +130,8 @@ class HostPool:
         self._dropped: set[Connection] = set()  # no longer given out, not ended yet
         self._waiting: list[_Waiter] = []
         self._left_files: set[bytes] = set()
+        self._jobs: list[Callable[[Transport], object]] = []
+        self._clearing: threading.Thread | None = None
         self._connecting = 0
         self._connect_cost = 0.0
         self._made_at = 0.0
@@ -290,6 +293,54 @@ class HostPool:
             left, self._left_files = self._left_files, set()
             return left
 
+    def afterwards(self, job: Callable[[Transport], object]) -> None:
+        """Have `job` done over a connection, now or when there is one again.
+
+        For what a broken connection has left on the host. One attempt to connect is made
+        for it; after that it waits until somebody needs a connection.
+        """
+        with self._lock:
+            if not self._closed:
+                self._jobs.append(job)
+                self._start_clearing()
+
+    def _start_clearing(self) -> None:
+        """Start a thread that does the jobs, unless there is one. Under the lock."""
+        if self._clearing is None and self._jobs:
+            self._clearing = threading.Thread(
+                target=self._clear, name=f"parallel_exec clear {self.name}", daemon=True
+            )
+            try:
+                self._clearing.start()
+            except RuntimeError:  # out of threads: with the next connection
+                self._clearing = None
+
+    def _clear(self) -> None:
+        lease: Lease | None = None
+        try:
+            lease = self.lease()
+            while lease is not None:
+                with self._lock:
+                    if not self._jobs:
+                        self._clearing = None  # who comes now starts another
+                        break
+                    job = self._jobs[0]
+                job(lease.transport)
+                with self._lock:
+                    self._jobs.remove(job)
+        except (HostError, ExecutorClosedError, BrokenError, RefusedError, TimeoutError) as error:
+            log.debug("%s cannot be cleared of what was left there: %s", self.name, error)
+        except Exception as error:  # it could do nothing there: another time neither
+            log.warning("%s may still run what a broken connection left: %s", self.name, error)
+            with self._lock:
+                self._jobs.remove(job)
+        finally:
+            if lease is not None:
+                lease.give_back()
+            with self._lock:
+                if self._clearing is threading.current_thread():
+                    self._clearing = None
+
     def extra(self) -> Connection:
         """Return a connection outside of the pool, for the caller to end.
 
@@ -360,6 +411,7 @@ class HostPool:
             if not closed and not made.gone:
                 self._connections.append(made)
                 self._serve()
+                self._start_clearing()
                 for waiter in self._waiting:  # those left over reckon with the cost now
                     waiter.event.set()
             elif not closed and self._waiting and not self._connections:
@@ -570,6 +622,9 @@ class HostPool:
 
     def close(self) -> None:
         """Close every connection and wait for its thread. Idempotent."""
+        clearing = self._clearing
+        if clearing is not None and clearing is not threading.current_thread():
+            clearing.join(CLEARING_S)
         with self._lock:
             self._closed = True
             connections = [*self._connections, *self._dropped]

@@ -5,8 +5,9 @@ alike. It starts ``/bin/sh``, which reads its orders as one line from standard i
 where no other user can see them. Orders without variables and secrets stand in the line
 itself instead: that saves a round trip.
 
-    login shell   exec /bin/sh -c 'IFS= read -r PX&&eval "$PX"'
+    login shell   exec /bin/sh -c 'IFS= read -r PX&&eval "$PX"' /bin/sh <nonce>
     orders        echo "<nonce> $$"          stdout: which process leads, before all else
+                  export PARALLEL_EXEC_ID=<nonce>
                   export A='1';unset B       the environment, secrets included
                   cd -- '/dir'
                   echo "<nonce> ok">&2       stderr: everything is in place
@@ -40,7 +41,10 @@ __all__ = [
 ]
 
 _READ = 'IFS= read -r PX&&eval "$PX"'
-LINE = f"exec /bin/sh -c '{_READ}'"
+# What its processes can be recognised by when another may have got their number.
+MARK = "PARALLEL_EXEC_ID"
+
+LINE = f"exec /bin/sh -c '{_READ}' /bin/sh"
 
 # Dropbear starts commands in its own process group: they need a session of their own.
 OWN_SESSION = f"command -v setsid >/dev/null&&exec setsid /bin/sh -c '{_READ}';{_READ}\n".encode()
@@ -81,7 +85,7 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
         ConfigError: A variable has a name that no shell can export.
     """
     parts = [f'echo "{nonce} $$"'] if leads else []
-    parts.append("N=${IFS#??}")
+    parts.append(f"N=${{IFS#??}};export {MARK}={nonce}")
     if pty:
         parts.append("stty sane")
     for name, value in (command.env or {}).items():
@@ -210,6 +214,7 @@ for (q in ours) if (!led(q) && q!=me && q>1 && !dead[q]) printf "%%s ", q }'
 }
 hit() { kill -$1 $P 2>/dev/null; }
 P=" $(find)"
+%(sure)s
 %(term)s
 hit KILL
 i=0
@@ -219,6 +224,13 @@ i=$((i+1)); test $i -gt 100 && exit 1
 sleep 0.02 2>/dev/null || sleep 1
 done
 exit 0
+"""
+_SURE = r"""
+ours=
+for p in $P; do
+if grep -qs %(nonce)s /proc/$p/environ /proc/$p/cmdline; then ours=1; fi
+done
+test "$ours" || exit 0
 """
 _TERM = r"""
 hit TERM
@@ -233,12 +245,17 @@ done
 """
 
 
-def end_script(leaders: Sequence[int], *, kill_after: float | None) -> str:
+def end_script(
+    leaders: Sequence[int], *, kill_after: float | None, nonce: str | None = None
+) -> str:
     """Return a script that ends a command: exit status 0 once nothing of it is left.
 
     Args:
         leaders: The processes that lead the command's sessions (with sudo, two).
         kill_after: Seconds between TERM and KILL; None for KILL at once.
+        nonce: The command's, if its end may have been missed: then nothing is done
+            unless a process of these sessions has it in its words or its environment,
+            since their numbers may be others' by now.
     """
     term = ""
     if kill_after is not None:
@@ -247,4 +264,5 @@ def end_script(leaders: Sequence[int], *, kill_after: float | None) -> str:
         middle = min(max(kill_after - 0.2, 0.0), 0.8) / 0.1
         slow = max(kill_after - 1.0, 0.0) / 0.25
         term = _TERM % {"steps": math.ceil(quick + middle + slow - 1e-9)}
-    return _END % {"leaders": " ".join(map(str, leaders)), "term": term}
+    sure = "" if nonce is None else _SURE % {"nonce": nonce}
+    return _END % {"leaders": " ".join(map(str, leaders)), "sure": sure, "term": term}

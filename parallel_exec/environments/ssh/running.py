@@ -134,7 +134,10 @@ class Running:
             if channel is None:
                 return self._never_ran()
             assert places.lease is not None
-            return self._on(places.lease.transport)
+            result = self._on(places.lease.transport)
+        if result.stopped == "lost" and self._leaders:
+            self._pool.afterwards(self._end_what_is_left)
+        return result
 
     def _on(self, transport: Transport) -> Result:
         self._transport = transport
@@ -235,7 +238,7 @@ class Running:
         first = b""
         if "OpenSSH" not in self._transport.remote_version and not how.pty:
             first = remote.OWN_SESSION
-        line = remote.LINE
+        line = f"{remote.LINE} {self._nonce}"
         if not (first or self._sudo or command.env or command.has_secrets()):
             with_orders = remote.line_with(given)
             if with_orders is not None:
@@ -437,42 +440,58 @@ class Running:
             if not self._leaders:
                 return
             script = remote.end_script(self._leaders, kill_after=kill_after)
-            command = Command(script, check=False, label="end")
-            stop = Stop()
-            limit = threading.Timer((kill_after or 0.0) + 20.0, stop.end, ["timeout"])
-            limit.daemon = True
-            with contextlib.suppress(RuntimeError):  # no thread to spare
-                limit.start()
-            how = How(
-                self._how.name,
-                sudo=self._how.sudo,
-                sudo_password=self._how.sudo_password,
-                timeout=self._how.timeout,
-            )
+            assert self._transport is not None
             try:
-                self._end_by(command, stop, how)
+                self._run_end(script, kill_after, self._transport)
+                return
+            except (RefusedError, BrokenError, TimeoutError):
+                pass  # no channel to spare there: over a connection made for it
+            extra: Connection = self._pool.extra()
+            try:
+                self._run_end(script, kill_after, extra.transport)
             finally:
-                limit.cancel()
+                extra.transport.end()
+                extra.release_ground()
         except Exception as error:
             log.warning("%s: %s may still be running: %s", self._how.name, self._command, error)
+            self._pool.afterwards(self._end_what_is_left)
         finally:
             with self._ending_lock:
                 self._endings_left -= 1
             self._poke()
 
-    def _end_by(self, command: Command, stop: Stop, how: How) -> None:
-        assert self._transport is not None
+    def _end_what_is_left(self, transport: Transport) -> None:
+        """End the command after its connection has broken, over another one."""
+        kill_after = self._command.kill_after
+        script = remote.end_script(self._leaders, kill_after=kill_after, nonce=self._nonce)
+        self._run_end(script, kill_after, transport)
+
+    def _run_end(self, script: str, kill_after: float | None, transport: Transport) -> None:
+        """Run a script that ends the command.
+
+        Raises:
+            RefusedError, BrokenError, TimeoutError: There was no channel for it.
+            Exception: It could not do so.
+        """
+        how = How(
+            self._how.name,
+            sudo=self._how.sudo,
+            sudo_password=self._how.sudo_password,
+            timeout=self._how.timeout,
+        )
+        stop = Stop()
+        limit = threading.Timer((kill_after or 0.0) + 20.0, stop.end, ["timeout"])
+        limit.daemon = True
+        with contextlib.suppress(RuntimeError):  # no thread to spare
+            limit.start()
         try:
-            Running(command, self._ticket, stop, self._pool, how).run(self._transport)
-            return
-        except (RefusedError, BrokenError, TimeoutError):
-            pass  # no channel to spare there: over a connection made for it
-        extra: Connection = self._pool.extra()
-        try:
-            Running(command, self._ticket, stop, self._pool, how).run(extra.transport)
+            command = Command(script, check=False, label="end")
+            result = Running(command, self._ticket, stop, self._pool, how).run(transport)
         finally:
-            extra.transport.end()
-            extra.release_ground()
+            limit.cancel()
+        if result.stopped == "lost":
+            raise BrokenError(result.cause or "the connection broke")
+        result.check()
 
     # The result
 

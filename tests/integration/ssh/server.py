@@ -151,11 +151,12 @@ class Server:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind((host, 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, and that no client gets for its own end."""
+    while True:
+        port = secrets.choice(range(10_000, 32_000))
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind((host, port))
+            return port
 
 
 def make_keys(base: Path) -> Path:

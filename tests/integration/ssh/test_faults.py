@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -17,6 +18,7 @@ from parallel_exec.errors import (
     AuthenticationError,
     ConfigError,
     ConnectError,
+    ConnectionLostError,
     ConnectTimeoutError,
     HostKeyError,
 )
@@ -47,15 +49,26 @@ def children(pid: int) -> list[int]:
     return found
 
 
-def test_sshd_killed_under_a_command(make_sshd) -> None:  # type: ignore[no-untyped-def]
-    """The command is lost: its fate is unknown, which is no success."""
+@pytest.mark.parametrize("command", ["script", "words", "long-script", "sudo"])
+def test_sshd_killed_under_a_command(make_sshd, command) -> None:  # type: ignore[no-untyped-def]
+    """The command is lost: its fate is unknown, which is no success. What is left of it is
+    ended over another connection.
+    """
     server = make_sshd()
-    backend = server.backend()
+    options = {}
+    if command == "sudo":
+        if server.account.password is None or shutil.which("sudo") is None:
+            pytest.skip("needs sudo, and root to make an account that may use it")
+        options = {"sudo": True, "sudo_password": server.account.password}
+    backend = server.backend(**options)
     word = mark()
+    given: str | list[str] = f"echo begun; sleep {word}; true"
+    if command == "words":
+        given = ["sh", "-c", f"echo begun; exec sleep {word}"]
+    elif command == "long-script":
+        given += f" # {'!' * 100_000}"  # type: ignore[operator]
     results = []
-    thread = threading.Thread(
-        target=lambda: results.append(run(backend, f"echo begun; sleep {word}"))
-    )
+    thread = threading.Thread(target=lambda: results.append(run(backend, given)))
     thread.start()
     wait_until(lambda: running(f"sleep {word}"), "it runs")
     for pid in children(server.process.pid):
@@ -65,8 +78,26 @@ def test_sshd_killed_under_a_command(make_sshd) -> None:  # type: ignore[no-unty
     assert results[0].stopped == "lost"
     assert results[0].stdout == b"begun\n"
     assert results[0].exit_code is None
+    wait_until(lambda: not running(f"sleep {word}"), "what is left of it has ended")
     assert run(backend, "echo again").text() == "again\n"
-    end(f"sleep {word}")
+
+
+def test_what_a_broken_connection_left_is_ended_before_the_end(make_sshd) -> None:  # type: ignore[no-untyped-def]
+    """`close` gives it a moment, and others' processes are never taken for it."""
+    server = make_sshd()
+    backend = server.backend()
+    word, other = mark(), mark()
+    lost = backend.submit(f"sleep {word}; true")
+    kept = server.backend(keepalive=20).submit(f"sleep {other}; true")
+    wait_until(lambda: running(f"sleep {word}") and running(f"sleep {other}"), "they run")
+    assert backend._pool is not None
+    backend._pool._connections[0].transport.sock.shutdown(2)
+    with pytest.raises(ConnectionLostError):
+        lost.result(30)
+    backend.close()
+    assert not running(f"sleep {word}")
+    assert running(f"sleep {other}")
+    assert not kept.done()
 
 
 def test_network_cut_without_a_word(sshd: Server) -> None:

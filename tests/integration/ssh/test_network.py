@@ -11,7 +11,7 @@ import pytest
 import parallel_exec as px
 from parallel_exec.errors import ConnectionLostError, ConnectTimeoutError
 from tests.integration.ssh.network import Network, network
-from tests.integration.ssh.server import end, running, wait_until
+from tests.integration.ssh.server import running, wait_until
 from tests.integration.ssh.test_ending import mark
 
 
@@ -95,8 +95,7 @@ def test_network_cut_under_a_command(make_sshd: Any, far: Network, pty: bool) ->
         assert running(f"sleep {word}")  # nobody could tell it
         far.mend()
         assert host.run("echo again").text().strip() == "again"
-        end(f"sleep {word}")
-    wait_until(lambda: not running(f"sleep {word}"), "it has ended")
+        wait_until(lambda: not running(f"sleep {word}"), "it has been told to end")
 
 
 def test_network_cut_before_a_command(make_sshd: Any, far: Network) -> None:

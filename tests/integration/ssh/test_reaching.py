@@ -11,8 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from parallel_exec.errors import AuthenticationError, ConnectError
-from tests.integration.ssh.server import ROOT, Server, free_port, run
+from parallel_exec.errors import (
+    AuthenticationError,
+    ConnectError,
+    ConnectionLostError,
+    HostKeyError,
+)
+from tests.integration.ssh.server import ROOT, Cut, Server, free_port, run
 
 
 @pytest.fixture
@@ -166,6 +171,51 @@ def test_configuration_names_everything(sshd: Server, tmp_path: Path) -> None:
     transport = backend._pool._connections[0].transport
     assert transport.remote_cipher == "aes256-ctr"
     assert transport._preferred_kex == ("ecdh-sha2-nistp256",)
+
+
+def test_configuration_decides_about_trust(sshd: Server, tmp_path: Path) -> None:
+    """Files of known hosts, an alias, new keys: but never a key that has changed."""
+    key = " ".join((sshd.base / "host.pub").read_text().split()[:2])
+    other = sshd.key.with_suffix(".pub").read_text()
+    config, known = tmp_path / "config", tmp_path / "known"
+    (tmp_path / "global").write_text(f"box {key}\n")
+    (tmp_path / "changed").write_text(f"[127.0.0.1]:{sshd.port} {other}")
+    config.write_text(
+        f"Host aliased\n  HostName 127.0.0.1\n  HostKeyAlias box\n  UserKnownHostsFile {known}\n"
+        f"  GlobalKnownHostsFile {tmp_path}/global\n"
+        f"Host new\n  HostName 127.0.0.1\n  StrictHostKeyChecking accept-new\n"
+        f"  UserKnownHostsFile {known}\n"
+        f"Host changed\n  HostName 127.0.0.1\n  StrictHostKeyChecking no\n"
+        f"  UserKnownHostsFile {tmp_path}/changed\n"
+        f"Host *\n  Port {sshd.port}\n  User {sshd.account.user}\n  HashKnownHosts yes\n"
+    )
+    trust = {"config": config, "known_hosts": None}
+    assert run(sshd.backend("aliased", **trust), "echo known").text() == "known\n"
+    assert not known.exists()
+    assert run(sshd.backend("new", **trust), "echo new").text() == "new\n"
+    assert known.read_text().startswith("|1|")
+    with pytest.raises(HostKeyError, match="has changed"):
+        run(sshd.backend("changed", **trust), "true")
+
+
+def test_configuration_decides_about_silence(sshd: Server, tmp_path: Path) -> None:
+    """ServerAliveInterval and ServerAliveCountMax."""
+    cut = Cut(sshd.port)
+    config, known = tmp_path / "config", tmp_path / "known"
+    known.write_text(f"box {sshd.known_hosts.read_text().split(' ', 1)[1]}")
+    config.write_text(
+        f"Host *\n  HostName 127.0.0.1\n  Port {cut.port}\n  HostKeyAlias box\n"
+        f"  UserKnownHostsFile {known}\n  ServerAliveInterval 1\n  ServerAliveCountMax 1\n"
+    )
+    try:
+        backend = sshd.backend(f"{sshd.account.user}@box", config=config, known_hosts=None)
+        future = backend.submit("cat; sleep 1000; true", on_stdout=lambda line: cut.forget(),
+                                input="x\n")  # fmt: skip
+        with pytest.raises(ConnectionLostError, match="silent for"):
+            future.result(60)
+    finally:
+        backend.close()
+        cut.close()
 
 
 def test_proxy_jump_of_the_configuration(make_sshd, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

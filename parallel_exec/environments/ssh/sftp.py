@@ -7,6 +7,7 @@ of the work of the usual 32 KiB.
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -143,7 +144,15 @@ class Sftp:
 
     def close(self) -> None:
         """End the session."""
-        self._channel.finish()
+        channel = self._channel
+        if "dropbear" in channel.transport.remote_version:
+            # Should the server's process end after its channel, some Dropbears take that for
+            # the end of the next one: see `pool._sessions`.
+            with contextlib.suppress(BrokenError):
+                channel.send_some(b"", final=True)
+                with channel.changed:
+                    channel.changed.wait_for(lambda: channel.ended_by_peer or channel.closed, 5.0)
+        channel.finish()
 
     # Steps, one or many
 

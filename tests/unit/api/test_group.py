@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,6 +90,35 @@ def test_options_of_commands_and_of_many_both_apply() -> None:
     assert members.run("x", check=False).ok
     outcomes = members.run("x", max_failures=0, concurrency=1)
     assert [outcome.status for outcome in outcomes] == ["rejected", "skipped", "skipped"]
+
+
+def test_members_are_closed_at_the_same_time() -> None:
+    """One that takes long to close does not hold up the others."""
+    together = threading.Barrier(3)
+
+    class Slow(FakeEnvironment):
+        def close(self) -> None:
+            together.wait(30)
+            super().close()
+
+    px.Group([Slow({}, name=name) for name in "abc"]).close()
+    assert not together.broken
+
+
+def test_members_are_closed_when_no_thread_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter."""
+    closed = []
+
+    class Closing(FakeEnvironment):
+        def close(self) -> None:
+            closed.append(self.name)
+
+    def refuse(*args: object) -> None:
+        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    px.Group([Closing({}, name=name) for name in "abc"]).close()
+    assert closed == ["a", "b", "c"]
 
 
 def test_two_members_of_one_name_are_refused() -> None:

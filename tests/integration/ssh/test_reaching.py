@@ -102,6 +102,27 @@ def test_key_and_password_together(make_sshd) -> None:  # type: ignore[no-untype
     assert run(server.backend(password=server.account.password), "echo in").text() == "in\n"
 
 
+@pytest.mark.usefixtures("agent")
+@pytest.mark.skipif(not ROOT, reason="needs root, to make an account whose password is known")
+def test_ways_to_log_in_have_openssh_s_order(make_sshd, keys: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Keys of the agent, of the files, then the dialog, then the password; the error names
+    each of them that was refused.
+    """
+    server = make_sshd(extra=["UsePAM yes", "KbdInteractiveAuthentication yes"])
+    config = tmp_path / "config"
+    config.write_text(f"Host *\n  IdentityFile {keys}/ed25519\n  IdentityFile {keys}/ecdsa\n")
+    backend = server.backend(config=config, identity_file=None, password="wrong")
+    order = (
+        rf"tried: agent key ssh-rsa, {keys}/ed25519, {keys}/ecdsa, keyboard-interactive, password"
+    )
+    with pytest.raises(AuthenticationError, match=order):
+        run(backend, "true")
+    only = rf"tried: {keys}/ed25519, {keys}/ecdsa\)"
+    config.write_text(config.read_text() + "  IdentitiesOnly yes\n")
+    with pytest.raises(AuthenticationError, match=rf"tried: {files}\\)"):
+        run(server.backend(config=config, identity_file=None), "true")
+
+
 def test_many_hosts_share_one_connection_to_the_jump_host(make_sshd, sshd: Server, who) -> None:  # type: ignore[no-untyped-def]
     """Twenty hosts behind it, one login there."""
     bastion = make_sshd()

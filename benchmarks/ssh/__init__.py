@@ -49,7 +49,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
 
         sshd = serve()
         near = place(sshd)
-        yield _cold(near, sshd, 50 if quick else 200)
+        yield _cold(near, sshd, 100 if quick else 200)
         yield from _warm(near, 200 if quick else 1000)
         size = 100_000_000 if quick else 500_000_000
         yield Comparison(
@@ -62,7 +62,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
             (Bar(f"of {CLIENT}'s rate", "mb_per_s", CLIENT, at_least=1.5),),
         )
         yield from _files(near, base, size)
-        yield from _far(stack, sshd, 30 if quick else 100, 50_000_000 if quick else 200_000_000)
+        yield from _far(stack, sshd, 60 if quick else 100, 200_000_000)
         silent_port = stack.enter_context(silent())
         yield Comparison(
             "20 hosts beside 30 that accept and stay silent",

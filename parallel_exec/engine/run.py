@@ -691,7 +691,7 @@ class Run:
         except RuntimeError as error:  # out of threads: wait and go on
             worker.thread = None
             self._workers.discard(worker)
-            if "shutdown" in str(error) and not self._background:
+            if reactor.starts_no_more_threads(error) and not self._background:
                 # The interpreter exits: there will be no thread any more.
                 refusal = ExecutorClosedError(f"{task.label()} did not start: {error}")
                 self.clock.post(self.ended, task, None, refusal)

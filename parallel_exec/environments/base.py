@@ -167,7 +167,7 @@ class BlockingBackend(ABC):
             thread.start()
         except RuntimeError as error:  # out of threads: wait and go on
             loop = reactor.get()
-            if "shutdown" in str(error):  # the interpreter exits: there will be none
+            if reactor.starts_no_more_threads(error):
                 refusal = ExecutorClosedError(
                     f"{command} did not start: {error}", environment=self.name
                 )

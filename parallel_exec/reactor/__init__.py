@@ -1,5 +1,5 @@
 """The one service thread: descriptors, timers and messages, for every layer above."""
 
-from parallel_exec.reactor.loop import Clock, Reactor, Timer, get
+from parallel_exec.reactor.loop import Clock, Reactor, Timer, get, starts_no_more_threads
 
-__all__ = ["Clock", "Reactor", "Timer", "get"]
+__all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]

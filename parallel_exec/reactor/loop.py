@@ -27,7 +27,7 @@ from typing import Any, Protocol
 
 from parallel_exec.reactor import poller
 
-__all__ = ["Clock", "Reactor", "Timer", "get"]
+__all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
 
 log = logging.getLogger("parallel_exec")
 
@@ -240,6 +240,13 @@ class Reactor:
                 pass
         self._handlers.clear()
         self._poller.close()
+
+
+def starts_no_more_threads(error: RuntimeError) -> bool:
+    """Return whether a thread did not start because the interpreter exits (Python 3.12), and
+    not because the system is out of threads now. Both are a `RuntimeError`.
+    """
+    return "shutdown" in str(error)
 
 
 _reactor: Reactor | None = None

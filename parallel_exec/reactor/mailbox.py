@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from parallel_exec.reactor.loop import get
+from parallel_exec.reactor.loop import get, starts_no_more_threads
 
 __all__ = ["Mailbox"]
 
@@ -52,9 +52,7 @@ class Mailbox:
             thread.start()
         except RuntimeError as error:
             reactor = get()
-            if "shutdown" in str(error):
-                # The interpreter exits and starts no threads any more (Python 3.12). Better
-                # in the service thread than never.
+            if starts_no_more_threads(error):  # better in the service thread than never
                 reactor.post(self._run, 0)
             else:  # out of threads: try again when there may be some
                 reactor.call_at(reactor.now() + 0.05, self._start)

@@ -10,33 +10,17 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from parallel_exec.limits import base
 from parallel_exec.limits.adaptive import AIMDController
-from parallel_exec.limits.base import Limit, Limiter, Place
+from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.limits.keyed import PerKey
 from parallel_exec.limits.rate import RateLimiter
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.testing import FakeClock
+from tests.property.asked import Asked
 
 VERDICTS: st.SearchStrategy[Verdict] = st.sampled_from(["success", "overload", "neither"])
 PER_S = 10.0
-
-
-class Asked(Place):
-    """A request that tells the machine when it was granted."""
-
-    def __init__(self, machine: AdaptiveMachine, number: int) -> None:
-        super().__init__()
-        self.machine = machine
-        self.number = number
-        self.parent = None
-
-    def granted(self) -> None:
-        """See `AdaptiveMachine.has_been_granted`."""
-        self.machine.has_been_granted(self)
-
-    def __repr__(self) -> str:
-        return f"#{self.number}"
 
 
 class AdaptiveMachine(RuleBasedStateMachine):
@@ -89,7 +73,7 @@ class AdaptiveMachine(RuleBasedStateMachine):
     )
     def asks(self, which: int, priority: int, key: str) -> Asked:
         """Somebody asks for a place."""
-        request = Asked(self, self.count)
+        request = Asked(self.has_been_granted, self.count)
         self.count += 1
         request.priority, request.key = priority, key
         self.waiting.append(request)

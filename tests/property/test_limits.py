@@ -23,22 +23,7 @@ from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.limits.keyed import PerKey
 from parallel_exec.limits.rate import RateLimiter
 from parallel_exec.testing import FakeClock
-
-
-class Asked(Place):
-    """A request that tells the machine when it was granted."""
-
-    def __init__(self, machine: LimitsMachine, number: int) -> None:
-        super().__init__()
-        self.machine = machine
-        self.number = number
-
-    def granted(self) -> None:
-        """Move it from those that wait to those that hold."""
-        self.machine.has_been_granted(self)
-
-    def __repr__(self) -> str:
-        return f"#{self.number}"
+from tests.property.asked import Asked
 
 
 class LimitsMachine(RuleBasedStateMachine):
@@ -86,7 +71,7 @@ class LimitsMachine(RuleBasedStateMachine):
 
     def ask(self, which: int, weight: int, priority: int, key: str, parent: Asked | None) -> Asked:
         """Ask for a place."""
-        request = Asked(self, self.count)
+        request = Asked(self.has_been_granted, self.count)
         self.count += 1
         request.weight, request.priority, request.key = weight, priority, key
         request.parent = parent
@@ -218,7 +203,7 @@ class ExceedingMachine(RuleBasedStateMachine):
     @rule(target=requests, priority=st.integers(0, 2))
     def asks(self, priority: int) -> Asked:
         """Somebody asks."""
-        request = Asked(self, 0)  # type: ignore[arg-type]
+        request = Asked(self.has_been_granted, 0)
         request.priority = priority
         if base.acquire(request, self.limiter):
             self.held.append(request)

@@ -289,7 +289,7 @@ class Process:
         try:
             thread.start()
         except RuntimeError as error:  # out of threads: wait and go on
-            if "shutdown" in str(error):  # the interpreter exits: there will be none
+            if reactor.starts_no_more_threads(error):
                 what = f"no thread to read the input of {self.command}: {error}"
                 self._fail(ExecutorClosedError(what, environment=self.backend.name), fd)
                 return

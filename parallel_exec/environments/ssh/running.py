@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
+from parallel_exec import reactor
 from parallel_exec.environments.base import Stop, Ticket
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
@@ -431,7 +432,7 @@ class Running:
             try:
                 return thread.start()
             except RuntimeError as error:
-                if "shutdown" in str(error):  # the interpreter exits: no thread starts any more
+                if reactor.starts_no_more_threads(error):
                     return thread.run()
                 time.sleep(0.05)  # out of threads: this must not be left undone
 

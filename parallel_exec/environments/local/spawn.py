@@ -98,7 +98,7 @@ class Failures:
 
     `subprocess` takes a pipe for that, for each command. But vfork comes back no sooner than
     the child has become the program or given up, so this is memory that the child reaches
-    as a file and the parent looks at; three system calls less.
+    as a file and the parent looks at; four system calls less.
 
     Attributes:
         fd: The file. It is closed by becoming the program.

@@ -34,12 +34,14 @@ def test_messages_are_handled_in_order_in_one_thread(loop: Reactor) -> None:
 def test_timers_fire_in_order_and_cancelled_ones_do_not(loop: Reactor) -> None:
     """A timer posted from outside is as good as one made inside."""
     seen: list[str] = []
-    done = threading.Event()
+    cancelled, done = threading.Event(), threading.Event()
+    loop.post(cancelled.wait)  # none of them may fire before all are made
     now = loop.now()
     loop.call_at(now + 0.02, done.set)
     loop.call_at(now + 0.01, seen.append, "second")
     loop.call_at(now, seen.append, "first")
     loop.call_at(now, seen.append, "never").cancel()
+    cancelled.set()
     done.wait()
     assert seen == ["first", "second"]
 

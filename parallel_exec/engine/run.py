@@ -442,10 +442,12 @@ class Run:
 
     def command_ended(self, task: Task, ending: Result | BaseException) -> None:
         """An environment reports the end of a command."""
+        error: BaseException | None
         if isinstance(ending, Result):
-            self.ended(task, ending, ending.error(check=ending.command.check))
+            error = None if ending.ok else ending.error(check=ending.command.check)
+            self.attempt_ended(task, task.attempt, ending, error)
         else:
-            self.ended(task, None, ending)
+            self.attempt_ended(task, task.attempt, None, ending)
 
     def strained(self, task: Task, error: BaseException) -> None:
         """An environment reports that a command has to wait for room."""
@@ -610,7 +612,10 @@ class Run:
                 mine = subject
                 continue
             try:
-                self._do(verb, subject, argument)
+                if verb is steps.START and not subject.work.threaded:
+                    self._launch(subject)
+                else:
+                    self._do(verb, subject, argument)
             except Exception as error:
                 # Somebody's environment or limit breaks the rule never to raise here: that
                 # is not to cost the actions that follow.
@@ -621,10 +626,7 @@ class Run:
 
     def _do(self, verb: str, subject: Any, argument: Any) -> None:
         if verb is steps.START:
-            if subject.work.threaded:
-                self._hand_out(subject)
-            else:
-                self._launch(subject)
+            self._hand_out(subject)
         elif verb is steps.END:
             self._end(subject, argument)
         elif verb is steps.AGAIN:
@@ -664,7 +666,8 @@ class Run:
         if self.retry is not None and self.retry.foreign and self.clock_thread():
             self._foreign(self._perform, [(steps.START, task, None)])
             return
-        self._begin(task)
+        if self._prepares or task.work.timeout is not None:
+            self._begin(task)
         task.execution = execution = task.work.start(task)
         if task.ending is not None:  # asked to end while it was being started
             execution.end(task.ending)

@@ -81,6 +81,9 @@ class Output:
     Callbacks run in a thread of the command's own, in order. When they fall behind,
     `full` is true and the reader shall pause until `resume` is called, from any thread.
 
+    Attributes:
+        live: Whether somebody waits for its lines.
+
     One lock: it guards the backlog's counter; callbacks are made outside of it.
     """
 
@@ -94,15 +97,16 @@ class Output:
         "_mailbox",
         "_resume",
         "_splitters",
+        "live",
     )
 
     def __init__(self, command: Command, resume: Callable[[], object]) -> None:
         self._capture = command.capture
-        # Grows in place, and gives its bytes without copying them.
-        self._kept = (io.BytesIO(), io.BytesIO())
+        self._kept: list[bytes | io.BytesIO] = [b"", b""]
         self._left = command.max_output_bytes
         self._mailbox: Mailbox | None = None
-        if command.on_stdout is not None or command.on_stderr is not None:
+        self.live = command.on_stdout is not None or command.on_stderr is not None
+        if self.live:
             self._mailbox = Mailbox("parallel_exec lines")
             self._calls = (command.on_stdout, command.on_stderr)
             self._splitters = (LineSplitter(command.encoding), LineSplitter(command.encoding))
@@ -122,22 +126,29 @@ class Output:
                 within = False
             self._left -= len(data)
         if self._capture:
-            self._kept[stream].write(data)
+            self._keep(stream, data)
         if self._mailbox is not None and self._calls[stream] is not None:
             with self._lock:
                 self._backlog += len(data)
             self._mailbox.put(self._call, stream, data, False)
         return within
 
+    def _keep(self, stream: int, data: bytes) -> None:
+        """Mostly there is one piece, or none; more of them go where they need not be copied."""
+        kept = self._kept[stream]
+        if not kept:
+            self._kept[stream] = data
+            return
+        if isinstance(kept, bytes):
+            first, kept = kept, io.BytesIO()
+            kept.write(first)
+            self._kept[stream] = kept
+        kept.write(data)
+
     def discards(self, stream: int) -> bool:
         """Return whether nobody wants to know what comes on a stream."""
         wanted = self._capture or self._left is not None
         return not wanted and (self._mailbox is None or self._calls[stream] is None)
-
-    @property
-    def live(self) -> bool:
-        """Whether somebody waits for its lines."""
-        return self._mailbox is not None
 
     @property
     def full(self) -> bool:
@@ -156,7 +167,8 @@ class Output:
 
     def kept(self, stream: int) -> bytes:
         """Return what was captured of STDOUT or STDERR."""
-        return self._kept[stream].getvalue()
+        kept = self._kept[stream]
+        return kept if isinstance(kept, bytes) else kept.getvalue()
 
     def _call(self, stream: int, data: bytes, final: bool) -> None:
         call = self._calls[stream]

@@ -75,6 +75,7 @@ class Reactor:
     def __init__(self) -> None:
         self._poller = poller.make()
         self._handlers: dict[int, Callable[[], object]] = {}
+        self._once: dict[int, Callable[[], object]] = {}
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[Timer] = []
         self._order = itertools.count()
@@ -141,9 +142,14 @@ class Reactor:
         self._poller.add(fd, interest)
         self._handlers[fd] = handler
 
+    def watch_once(self, fd: int, handler: Callable[[], object]) -> None:
+        """Have `handler` called when `fd` is ready to be read, once. It may be closed then."""
+        self._poller.add_once(fd)
+        self._once[fd] = handler
+
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`, before it is closed."""
-        if self._handlers.pop(fd, None) is not None:
+        if self._handlers.pop(fd, None) or self._once.pop(fd, None):
             self._poller.remove(fd)
 
     def _start(self) -> None:
@@ -188,31 +194,33 @@ class Reactor:
             self._owner.release()
 
     def _turn(self) -> None:
+        inbox = self._inbox
+        timers = self._timers
+        wait: float | None = None
         self._sleeping = True
-        wait = 0.0 if self._inbox else self._until_next_timer()
+        if inbox:
+            wait = 0.0
+        elif timers:
+            wait = min(max(0.0, timers[0].when - time.monotonic()), LONGEST_WAIT_S)
         ready = self._poller.wait(wait)
         self._sleeping = False
-        handlers = self._handlers
-        for fd in ready:
-            handler = handlers.get(fd)  # None: an earlier one of this turn removed it
-            if handler is not None:
-                self._call(handler, ())
-        inbox = self._inbox
+        for fd, _ in ready:
+            handler = self._handlers.get(fd) or self._once.pop(fd, None)
+            if handler is not None:  # else an earlier one of this turn removed it
+                try:
+                    handler()
+                except Exception:
+                    log.exception("the service thread met an error in %r", handler)
         for _ in range(len(inbox)):  # what these post in turn comes next time
             self.messages += 1
             self._call(*inbox.popleft())
-        if self._timers:
-            self._fire()
+        if timers:
+            now = time.monotonic()
+            if timers[0].when <= now or len(timers) > self._compact_at:
+                self._fire(now)
 
-    def _until_next_timer(self) -> float | None:
+    def _fire(self, now: float) -> None:
         timers = self._timers
-        while timers and timers[0].call is None:
-            heapq.heappop(timers)
-        return min(max(0.0, timers[0].when - self.now()), LONGEST_WAIT_S) if timers else None
-
-    def _fire(self) -> None:
-        timers = self._timers
-        now = self.now()
         while timers and timers[0].when <= now:
             timer = heapq.heappop(timers)
             if timer.call is not None:
@@ -233,12 +241,13 @@ class Reactor:
 
     def _forget(self) -> None:
         """In a forked child: close the descriptors, touch nothing that is shared."""
-        for fd in {self._wake_read, self._wake_write, *self._handlers}:
+        for fd in {self._wake_read, self._wake_write, *self._handlers, *self._once}:
             try:
                 os.close(fd)
             except OSError:
                 pass
         self._handlers.clear()
+        self._once.clear()
         self._poller.close()
 
 

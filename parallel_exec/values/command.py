@@ -125,15 +125,15 @@ class Command:
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
-        if isinstance(args, Command):
+        if isinstance(args, str):
+            put(self, "args", (_word("command", args),))
+            put(self, "shell", True)
+        elif isinstance(args, Command):
             self._take_over(args)
         elif isinstance(args, Script):
             put(self, "args", args.words)
             put(self, "shell", True)
-        elif isinstance(args, str):
-            put(self, "args", (_word("command", args),))
-            put(self, "shell", True)
-        elif isinstance(args, Sequence) and not isinstance(args, bytes):
+        elif isinstance(args, list | tuple | Sequence) and not isinstance(args, bytes):
             put(self, "args", tuple([_word("command", word) for word in args]))
         else:
             raise checks.refuse("command", args, "a string or a list of words")
@@ -199,7 +199,7 @@ class Command:
         """Return the plain words to execute, secrets revealed."""
         if self.shell:
             return ["/bin/sh", "-c", self.script()]
-        return [reveal(word) for word in self.words]
+        return [word if type(word) is str else reveal(word) for word in self.args]
 
     def script(self) -> str:
         """Return the plain shell text to execute, secrets revealed."""

@@ -808,9 +808,9 @@ def test_sigkill_around_the_registration_leaves_nobody(
     from parallel_exec.environments.local.watchdog import Watchdog
     px.run("true")
     confirm = Watchdog.confirm
-    def killed(self, slot, serial, pid, kill_after):
+    def killed(self, slot, pid):
         if {moment == "after"}:
-            confirm(self, slot, serial, pid, kill_after)
+            confirm(self, slot, pid)
         while True:  # until the program is in its place
             with open(f"/proc/{{pid}}/cmdline", "rb") as file:
                 if file.read().startswith(b"sleep"):

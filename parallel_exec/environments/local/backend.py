@@ -27,6 +27,7 @@ log = logging.getLogger("parallel_exec")
 
 ROOM_S = 0.05  # how often a command without descriptors or processes tries again
 YOUNG_S = 0.005  # how long a command's output waits to be looked at first
+GROWN_S = 0.001  # how often it is looked who is older
 CHECK_S = 0.01  # how often what is being ended is looked at
 
 
@@ -40,14 +41,16 @@ class Host:
     def __init__(self, loop: reactor.Reactor) -> None:
         self.reactor = loop
         self.watchdog: Watchdog | Any = None  # until `prepare`, before all that asks it
+        self.mark = b""  # the variable that marks the processes of a command, but its serial
         self.null = -1
+        self.ready = False  # whether all that `prepare` opens is open
         self.serials = itertools.count(1)
         self.waiting: deque[Process] = deque()
         self.ending: set[Process] = set()
         self.running: dict[LocalBackend, set[Process]] = {}
         self.idle: dict[LocalBackend, list[Callable[[], None]]] = {}
         self._sought: list[Process] = []
-        self._young: list[Process] = []
+        self._young: deque[Process] = deque()
         self._environ: list[bytes] = []
         self._path = b""
         self._environ_at = -1
@@ -55,7 +58,7 @@ class Host:
         self._groups: set[int] | None = None  # as seen in this check
 
     def prepare(self) -> None:
-        """Open what every command needs, if it is not open.
+        """Open what every command needs and is not open; then `ready`.
 
         Raises:
             OSError: There is no room for it now.
@@ -64,8 +67,9 @@ class Host:
             self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         if self.watchdog is None:
             self.watchdog = Watchdog()
-        if self.watchdog.wanted:
-            self.watchdog.start()
+            self.mark = f"{MARK}={self.watchdog.token}.".encode()
+        self.watchdog.start()
+        self.ready = True
 
     def environ(self) -> tuple[list[bytes], bytes]:
         """Return this process's variables, as ``NAME=value``, and its PATH.
@@ -86,21 +90,24 @@ class Host:
             self._environ_at = self.reactor.messages
         return self._environ, self._path
 
-    def mark(self, serial: int) -> bytes:
-        """Return the variable that marks the processes of a command as ours."""
-        return f"{MARK}={self.watchdog.token}.{serial}".encode()
-
     def young(self, process: Process) -> None:
         """Have the output of `process` watched soon, if it still runs then."""
         if not self._young:
-            self.reactor.call_at(self.reactor.now() + YOUNG_S, self._grown)
+            self.reactor.call_at(process.started + YOUNG_S, self._grown)
         self._young.append(process)
 
     def _grown(self) -> None:
-        young, self._young = self._young, []
-        for process in young:
+        young = self._young
+        now = self.reactor.now()
+        while young:
+            process = young[0]
             if process.live:
+                due = process.started + YOUNG_S
+                if due > now:
+                    self.reactor.call_at(max(due, now + GROWN_S), self._grown)
+                    return
                 process.watch_output()
+            young.popleft()
 
     def wait_for_room(self, process: Process) -> None:
         """Have `process` launched again when another has ended, or after a while."""
@@ -205,13 +212,10 @@ class Host:
 class LocalBackend:
     """Runs commands on this machine. See `parallel_exec.environments.base.Backend`."""
 
+    name: str = "local"  # what results and errors call it
+
     def __init__(self) -> None:
         self._closed = False
-
-    @property
-    def name(self) -> str:
-        """What results and errors call it."""
-        return "local"
 
     def start(self, command: Command, ticket: Ticket) -> Execution:
         """See `Backend.start`."""
@@ -238,7 +242,7 @@ class LocalBackend:
         self._closed = True
 
     def _launch(self, process: Process) -> None:
-        shared = host()
+        shared = _host or host()
         process.host = shared
         if self._closed or _exiting:
             what = "the interpreter is exiting" if _exiting else "this environment has been closed"

@@ -73,6 +73,7 @@ def _group_by_pidfd() -> bool:
     return True
 
 
+PIDFD = hasattr(os, "pidfd_open")
 GROUP_BY_PIDFD = _group_by_pidfd()
 
 
@@ -86,6 +87,7 @@ class Process:
         "live",
         "pid",
         "serial",
+        "started",
         "ticket",
         "_status",
         "_duration",
@@ -102,7 +104,6 @@ class Process:
         "_reason",
         "_reported",
         "_slot",
-        "_started",
         "_started_at",
         "_strays",
         "_failure",
@@ -161,7 +162,8 @@ class Process:
     def _spawn(self) -> None:
         host = self.host
         command = self.command
-        host.prepare()
+        if not host.ready:
+            host.prepare()
         watchdog = host.watchdog
         self.serial = serial = next(host.serials)
         path: bytes | None
@@ -169,9 +171,9 @@ class Process:
         if command.env is not None:
             environ = _merged(environ, command.env)
             path = None  # to be looked up again
-        environ = [*environ, host.mark(serial)]
-        self._output = output = Output(command, partial(host.reactor.post, self._resume))
-        data = command.input_bytes()
+        environ = [*environ, b"%b%d" % (host.mark, serial)]
+        self._output = output = Output(command, self._caught_up)
+        data = command.input_bytes() if command.input is not None else None
         opened: list[int] = []
         slot = -1
         try:
@@ -180,15 +182,15 @@ class Process:
                 stdin, self._input = os.pipe()
                 opened += (stdin, self._input)
             stdout = stderr = host.null
-            if not output.discards(STDOUT):
+            if command.capture or not output.discards(STDOUT):
                 self._fds[STDOUT], stdout = os.pipe()
                 opened += (self._fds[STDOUT], stdout)
-            if not output.discards(STDERR):
+            if command.capture or not output.discards(STDERR):
                 self._fds[STDERR], stderr = os.pipe()
                 opened += (self._fds[STDERR], stderr)
             slot = watchdog.announce(serial, command.kill_after)
-            started_at = time.time()
-            started = time.monotonic()
+            self._started_at = time.time()
+            self.started = time.monotonic()
             self.pid = spawn(command.argv(), environ, path, command.cwd, stdin, stdout, stderr)
         except BaseException:
             for fd in opened:
@@ -196,13 +198,10 @@ class Process:
             self._fds = [-1, -1]
             self._input = -1
             watchdog.clear(slot)
-            watchdog.free(slot)
             raise
         self.live = True
-        self._started_at = started_at
-        self._started = started
         self._slot = slot
-        watchdog.confirm(slot, serial, self.pid, command.kill_after)
+        watchdog.confirm(slot, self.pid)
         for fd in (stdin, stdout, stderr):
             if fd != host.null:
                 os.close(fd)
@@ -224,23 +223,25 @@ class Process:
         that reading once, at the end, is all they need, and watching two more descriptors
         costs more than that.
         """
-        for stream, fd in enumerate(self._fds):
-            if fd >= 0 and not self._watched:
-                self.host.reactor.watch(fd, partial(self._readable, stream))
+        if self._watched:
+            return
         self._watched = True
+        for stream, fd in enumerate(self._fds):
+            if fd >= 0:
+                self.host.reactor.watch(fd, partial(self._readable, stream))
 
     def _watch_exit(self) -> None:
-        if hasattr(os, "pidfd_open"):
+        if PIDFD:
             try:
                 self._pidfd = os.pidfd_open(self.pid)
-                self.host.reactor.watch(self._pidfd, self._exit_seen)
+                self.host.reactor.watch_once(self._pidfd, self._poll_exit)
                 return
             except OSError:
                 pass  # no pidfds, or no descriptor left for one
         self._poll_exit()
 
     def _poll_exit(self) -> None:
-        """Look for the exit from time to time, where it cannot be waited for."""
+        """Look for the exit; from time to time, where it cannot be waited for."""
         if self._over or self._status is not None:
             return
         if not self._exit_seen():
@@ -349,8 +350,12 @@ class Process:
                 if fd >= 0:
                     self.host.reactor.unwatch(fd)
 
+    def _caught_up(self) -> None:
+        """Be told, in whatever thread, that the callbacks have caught up."""
+        self.host.reactor.post(self._resume)
+
     def _resume(self) -> None:
-        """Read on: the callbacks have caught up."""
+        """Read on."""
         for stream, fd in enumerate(self._fds):
             if fd >= 0:
                 self.host.reactor.unwatch(fd)
@@ -359,7 +364,8 @@ class Process:
     def _close_stream(self, stream: int) -> None:
         fd = self._fds[stream]
         if fd >= 0:
-            self.host.reactor.unwatch(fd)
+            if self._watched:
+                self.host.reactor.unwatch(fd)
             os.close(fd)
             self._fds[stream] = -1
 
@@ -448,9 +454,8 @@ class Process:
             return True
         if not self._reap_or_see():
             return False
-        if self._pidfd >= 0:
-            self.host.reactor.unwatch(self._pidfd)
-        self._close_input()
+        if self._input >= 0:
+            self._close_input()
         self._drain()
         if self._reason is None:
             if not self._signal(0):
@@ -477,11 +482,11 @@ class Process:
             self._status = -1  # reaped by somebody else: its status is lost
         else:
             if pid == 0:
-                watchdog.confirm(self._slot, self.serial, self.pid, self.command.kill_after)
+                self._slot = watchdog.announce(self.serial, self.command.kill_after)
+                watchdog.confirm(self._slot, self.pid)
                 return False
             code = os.waitstatus_to_exitcode(status)
             self._status = code if code >= 0 else SIGNALLED - code
-        watchdog.free(self._slot)
         self._slot = -1
         self._reaped = True
         return True
@@ -548,29 +553,31 @@ class Process:
     def _finish(self) -> None:
         self._over = True
         self.live = False
-        self._drain()
-        for stream in (STDOUT, STDERR):
-            self._close_stream(stream)
-        self._close_input()
+        if self._fds[STDOUT] >= 0 or self._fds[STDERR] >= 0:
+            self._drain()
+            for stream in (STDOUT, STDERR):
+                self._close_stream(stream)
+        if self._input >= 0:
+            self._close_input()
         if self._pidfd >= 0:
-            self.host.reactor.unwatch(self._pidfd)
+            if self._status is None:
+                self.host.reactor.unwatch(self._pidfd)
             os.close(self._pidfd)
         if not self._reaped:
             self._reap_later()
         for stray in self._strays:
             stray.close()
-        self._duration = time.monotonic() - self._started
+        self._duration = time.monotonic() - self.started
         if self._reason is not None:
             self._hurry()
-        self._output.close(self._ended)
+        if self._output.live:
+            self._output.close(self._ended)
+        else:
+            self._report(self._ending())
 
     def _ended(self) -> None:
-        """Report the result, after the last callback."""
-        ending = self._ending()
-        if self.host.reactor.inside():
-            self._report(ending)
-        else:
-            self.host.reactor.post(self._report, ending)
+        """Report the result, after the last callback, in whose thread this is."""
+        self.host.reactor.post(self._report, self._ending())
 
     def _hurry(self) -> None:
         """Wait no longer than `kill_after` for callbacks, now that it is told to end."""

@@ -10,6 +10,7 @@ That function is the standard library's own and private; its arguments are the s
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
 import subprocess
@@ -69,12 +70,12 @@ def spawn(
     Raises:
         OSError: The system refused; nothing runs.
     """
-    failure = failures()
-    if failure is None or min(stdin, stdout, stderr) <= 2:  # the child would overwrite it
+    failure = _failures or _open_failures()
+    if failure is None or stdin <= 2 or stdout <= 2 or stderr <= 2:  # the child overwrites it
         return _popen(argv, environ, cwd, stdin, stdout, stderr)
     pid: int = fork_exec(
         argv,
-        _candidates(os.fsencode(argv[0]), path_of(environ) if path is None else path),
+        _candidates(argv[0], path_of(environ) if path is None else path),
         True,  # close_fds
         (failure.fd,),
         cwd,
@@ -86,10 +87,9 @@ def spawn(
         -1, None, None, None, -1, None,
         True,  # vfork: the parent's memory is not copied
     )  # fmt: skip
-    message = failure.take()
-    if message:
+    if failure.memory[0]:
         os.waitpid(pid, 0)
-        raise _refusal(message, argv[0], cwd)
+        raise _refusal(failure.take(), argv[0], cwd)
     return pid
 
 
@@ -103,26 +103,29 @@ class Failures:
     Attributes:
         fd: The file. It is closed by becoming the program.
         spare: The same once more; the child closes one first, as the reading end of a pipe.
+        memory: What is in it: zeros, unless a child wrote.
     """
 
     def __init__(self) -> None:
-        self.fd = os.memfd_create("parallel_exec-failures", os.MFD_CLOEXEC)
+        fd = os.memfd_create("parallel_exec-failures", os.MFD_CLOEXEC)
         try:
-            if self.fd <= 2:
-                raise OSError(errno.EBADF, "the child would overwrite it")
+            # The child overwrites 0 to 2, and if 3 is kept open it closes all others one by
+            # one: it asks the system to close 3 to 2 at once, which is an error.
+            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4)
+        finally:
+            os.close(fd)
+        try:
             os.truncate(self.fd, mmap.PAGESIZE)
-            self._memory = mmap.mmap(self.fd, mmap.PAGESIZE)
+            self.memory = mmap.mmap(self.fd, mmap.PAGESIZE)
             self.spare = os.dup(self.fd)
         except BaseException:
             os.close(self.fd)
             raise
 
     def take(self) -> bytes:
-        """Return what the last child wrote, mostly nothing."""
-        if not self._memory[0]:
-            return b""
-        message = self._memory[:].rstrip(b"\0")
-        self._memory[: len(message)] = bytes(len(message))
+        """Return what the last child wrote, and be ready for the next."""
+        message = self.memory[:].rstrip(b"\0")
+        self.memory[: len(message)] = bytes(len(message))
         os.lseek(self.fd, 0, os.SEEK_SET)
         return message
 
@@ -130,10 +133,10 @@ class Failures:
 _failures: Failures | None = None
 
 
-def failures() -> Failures | None:
-    """Return where children write, or None if that is not known to work here."""
+def _open_failures() -> Failures | None:
+    """Make the file where children write; None if that is not known to work here."""
     global _failures
-    if _failures is None and FAST:
+    if FAST:
         _failures = Failures()
     return _failures
 
@@ -186,8 +189,9 @@ def path_of(environ: Sequence[bytes]) -> bytes:
 
 
 @lru_cache(maxsize=256)
-def _candidates(program: bytes, path: bytes) -> tuple[bytes, ...]:
+def _candidates(program: str, path: bytes) -> tuple[bytes, ...]:
     """Return the files to try, in order."""
-    if b"/" in program:
-        return (program,)
-    return tuple(os.path.join(folder, program) for folder in path.split(b":"))
+    name = os.fsencode(program)
+    if b"/" in name:
+        return (name,)
+    return tuple(os.path.join(folder, name) for folder in path.split(b":"))

@@ -27,7 +27,10 @@ log = logging.getLogger("parallel_exec")
 
 MARK = "PARALLEL_EXEC_ID"  # the variable that marks a command's environment
 SLOT = struct.Struct("<qii")  # serial number, process id (0: not known yet), kill_after in ms
+PID = struct.Struct("<i")
+PID_AT = 8  # where in a slot
 SLOTS = 1 << 15
+LONGEST_MS = 2**31 - 1
 EMPTY = bytes(SLOT.size)
 MAIN = Path(__file__).with_name("watchdog_main.py")
 
@@ -47,23 +50,16 @@ class Watchdog:
         self.process: subprocess.Popen[bytes] | None = None
         self._fd = _shared_memory(SLOT.size * SLOTS)
         self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
-        self._impossible = False
         self._free: list[int] = []
         self._used = 0
 
-    @property
-    def wanted(self) -> bool:
-        """Whether there is no process and it has not turned out that there cannot be one."""
-        return self.process is None and not self._impossible
-
     def start(self) -> None:
-        """Start the process. Does not wait for it.
+        """Start the process, where there can be one. Does not wait for it.
 
         Raises:
             OSError: The system is out of something now.
         """
         if not sys.executable:
-            self._impossible = True
             return
         parent = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
         try:
@@ -80,7 +76,6 @@ class Watchdog:
         except OSError as error:
             if error.errno in SCARCE:
                 raise
-            self._impossible = True
             log.warning("commands outlive this process if it is killed: no watchdog, %s", error)
         finally:
             if parent >= 0:
@@ -95,23 +90,19 @@ class Watchdog:
             self._used += 1
         else:
             return -1
-        SLOT.pack_into(self._table, slot * SLOT.size, serial, 0, _milliseconds(kill_after))
+        milliseconds = min(int(kill_after * 1000), LONGEST_MS)
+        SLOT.pack_into(self._table, slot * SLOT.size, serial, 0, milliseconds)
         return slot
 
-    def confirm(self, slot: int, serial: int, pid: int, kill_after: float) -> None:
+    def confirm(self, slot: int, pid: int) -> None:
         """Write the command's process id into its slot."""
         if slot >= 0:
-            milliseconds = _milliseconds(kill_after)
-            SLOT.pack_into(self._table, slot * SLOT.size, serial, pid, milliseconds)
+            PID.pack_into(self._table, slot * SLOT.size + PID_AT, pid)
 
     def clear(self, slot: int) -> None:
-        """Clear a slot; before its process is reaped, while the id is still its own."""
+        """Take a slot back; before its process is reaped, while the id is still its own."""
         if slot >= 0:
             self._table[slot * SLOT.size : (slot + 1) * SLOT.size] = EMPTY
-
-    def free(self, slot: int) -> None:
-        """Give a cleared slot back."""
-        if slot >= 0:
             self._free.append(slot)
 
     def stop(self) -> None:
@@ -128,10 +119,6 @@ class Watchdog:
             self.process = None
         self._table.close()
         os.close(self._fd)
-
-
-def _milliseconds(seconds: float) -> int:
-    return min(int(seconds * 1000), 2**31 - 1)
 
 
 def _shared_memory(size: int) -> int:

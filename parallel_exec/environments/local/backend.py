@@ -27,7 +27,7 @@ log = logging.getLogger("parallel_exec")
 
 ROOM_S = 0.05  # how often a command without descriptors or processes tries again
 YOUNG_S = 0.005  # how long a command's output waits to be looked at first
-GROWN_S = 0.001  # how often it is looked who is older
+GROWN_S = 0.005  # how often it is looked whose has waited that long
 CHECK_S = 0.01  # how often what is being ended is looked at
 
 

@@ -50,6 +50,7 @@ log = logging.getLogger("parallel_exec")
 
 CHUNK = 1 << 16
 DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
+POLL_S = 0.02  # how often an exit that cannot be waited for is looked for
 UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
 GROUP = 4  # PIDFD_SIGNAL_PROCESS_GROUP
 
@@ -234,18 +235,11 @@ class Process:
         if PIDFD:
             try:
                 self._pidfd = os.pidfd_open(self.pid)
-                self.host.reactor.watch_once(self._pidfd, self._poll_exit)
+                self.host.reactor.watch_once(self._pidfd, self._look_for_exit)
                 return
             except OSError:
                 pass  # no pidfds, or no descriptor left for one
-        self._poll_exit()
-
-    def _poll_exit(self) -> None:
-        """Look for the exit; from time to time, where it cannot be waited for."""
-        if self._over or self._status is not None:
-            return
-        if not self._exit_seen():
-            self.host.reactor.call_at(time.monotonic() + 0.02, self._poll_exit)
+        self._look_for_exit()
 
     def refuse(self, error: BaseException) -> None:
         """Report that it did not run, and why."""
@@ -448,19 +442,22 @@ class Process:
             return number == 0 and not self._reaped
         return True
 
-    def _exit_seen(self) -> bool:
-        """Handle the exit of the first process, if that is what happened."""
-        if self._status is not None:
-            return True
-        if not self._reap_or_see():
-            return False
+    def _look_for_exit(self) -> None:
+        """Handle the exit of the first process, if it has exited; else look again in a while,
+        for where it cannot be waited for.
+        """
+        if self._over or self._status is not None:
+            return
+        if not self._reap():
+            self.host.reactor.call_at(time.monotonic() + POLL_S, self._look_for_exit)
+            return
         if self._input >= 0:
             self._close_input()
         self._drain()
         if self._reason is None:
             if not self._signal(0):
                 self._finish()
-                return True
+                return
             if self._open():
                 # Background processes hold the pipes: they may finish what they print.
                 self._linger = True
@@ -470,10 +467,9 @@ class Process:
             self._kill_at = time.monotonic() + self.command.kill_after
             self.host.end(self, everybody=False)  # who left is a daemon now
         self.check()
-        return True
 
-    def _reap_or_see(self) -> bool:
-        """Take the exit status, if the first process has exited, and reap it."""
+    def _reap(self) -> bool:
+        """Take the exit status of the first process and reap it; return whether it has exited."""
         watchdog = self.host.watchdog
         watchdog.clear(self._slot)
         try:
@@ -591,10 +587,6 @@ class Process:
             log.warning("%s is over, but a callback for its output still runs", self.command)
             self._report(self._ending())
 
-    def _ending(self) -> Result | BaseException:
-        assert self._duration is not None
-        return self._failure or self._result(self._duration)
-
     def _report(self, ending: Result | BaseException) -> None:
         if self._reported:
             return
@@ -605,7 +597,11 @@ class Process:
             host.room()
         self.ticket.settled(ending)
 
-    def _result(self, duration: float) -> Result:
+    def _ending(self) -> Result | BaseException:
+        """Return what it ended with."""
+        assert self._duration is not None
+        if self._failure is not None:
+            return self._failure
         exit_code: int | None = self._status
         name = None
         if exit_code is not None and exit_code >= SIGNALLED:
@@ -622,7 +618,7 @@ class Process:
             signal=name,
             stopped=self._reason,
             started_at=self._started_at,
-            duration_s=duration,
+            duration_s=self._duration,
             queued_s=self.ticket.queued_s,
             attempts=self.ticket.attempts,
         )

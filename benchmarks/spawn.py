@@ -1,7 +1,8 @@
 """How many commands a second, both streams captured: against C, threads and GNU parallel.
 
-The C program is the floor: the same pipes, the same new session, nothing else. It and we
-take the best of 1 to 8 in flight. GNU parallel's figure holds its own start, 0.1 s.
+The C program is the floor: the same pipes, the same new session, nothing else. The bare loop
+is the floor of Python: it starts commands as we do, and does nothing else than wait and reap.
+These and we take the best of 1 to 8 in flight. GNU parallel's figure holds its own start, 0.1 s.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import resource
+import select
 import shutil
 import subprocess
 import tempfile
@@ -20,12 +22,14 @@ from typing import Self
 
 import parallel_exec as px
 from benchmarks.harness import OURS, Bar, Comparison, Figures, Side, UnavailableError
+from parallel_exec.environments.local import spawn
 
 SOURCE = Path(__file__).with_name("spawn_floor.c")
 TRUE = next((path for path in ("/bin/true", "/usr/bin/true") if os.path.exists(path)), "true")
 IN_FLIGHT = range(1, 9)
 WORKERS = 16
-C, THREADS, GNU = "C posix_spawn loop", "threads, subprocess.run", "GNU parallel"
+C, BARE = "C posix_spawn loop", "bare loop in Python"
+THREADS, GNU = "threads, subprocess.run", "GNU parallel"
 
 
 def comparisons(quick: bool) -> Iterator[Comparison]:
@@ -37,6 +41,7 @@ def comparisons(quick: bool) -> Iterator[Comparison]:
             (
                 Side(OURS, functools.partial(best, functools.partial(ours, count))),
                 Side(C, functools.partial(best, floor(Path(directory), count))),
+                Side(BARE, functools.partial(best, functools.partial(bare, count))),
                 Side(THREADS, functools.partial(threads, 2 * count)),
                 Side(GNU, functools.partial(gnu_parallel, 2 * count)),
             ),
@@ -81,6 +86,41 @@ def floor(directory: Path, count: int) -> Callable[[int], Figures]:
         return {"rate_per_s": rate, "cpu_us": cpu}
 
     return measure
+
+
+def bare(count: int, in_flight: int) -> Figures:
+    """Run `count` commands by what starts ours, in a loop of this thread."""
+    if not hasattr(select, "epoll"):
+        raise UnavailableError("no epoll")
+    environ = [name + b"=" + value for name, value in os.environb.items()]
+    path = spawn.path_of(environ)
+    null = os.open(os.devnull, os.O_RDWR)
+    running: dict[int, tuple[int, int, int]] = {}
+    started = ended = 0
+    with select.epoll() as epoll, _Clock(count) as clock:
+        while ended < count:
+            while started < count and len(running) < in_flight:
+                out, out_end = os.pipe()
+                err, err_end = os.pipe()
+                pid = spawn.spawn([TRUE], environ, path, None, null, out_end, err_end)
+                os.close(out_end)
+                os.close(err_end)
+                exit_fd = os.pidfd_open(pid)
+                epoll.register(exit_fd, select.EPOLLIN | select.EPOLLONESHOT)
+                running[exit_fd] = pid, out, err
+                started += 1
+            for exit_fd, _ in epoll.poll():
+                pid, out, err = running.pop(exit_fd)
+                _, status = os.waitpid(pid, 0)
+                assert status == 0
+                for fd in (out, err):
+                    while os.read(fd, 1 << 16):
+                        pass
+                    os.close(fd)
+                os.close(exit_fd)
+                ended += 1
+    os.close(null)
+    return clock.figures
 
 
 def threads(count: int) -> Figures:

@@ -229,7 +229,8 @@ class CommandChannel(_Channel):
         """
         messages = []
         if pty is not None:
-            message = self._request("pty-req")
+            # Unanswered: if there is none, the orders find out, before the command runs.
+            message = self._request("pty-req", answered=False)
             message.add_string("xterm")
             for number in (80, 24, 0, 0):
                 message.add_int(number)
@@ -284,12 +285,12 @@ class CommandChannel(_Channel):
         with contextlib.suppress(Exception):  # it is gone already
             self.transport.send_together([m for m in messages if m is not None])
 
-    def _request(self, kind: str) -> Any:
+    def _request(self, kind: str, *, answered: bool = True) -> Any:
         message = Message()
         message.add_byte(common.cMSG_CHANNEL_REQUEST)
         message.add_int(self.remote_chanid)
         message.add_string(kind)
-        message.add_boolean(True)
+        message.add_boolean(answered)
         return message
 
     def _end_of_input(self) -> Any:

@@ -66,11 +66,11 @@ def new_nonce() -> str:
 def quote(text: str) -> str:
     """Return `text` as one word of a shell line that has no line feed in it.
 
-    Where it stands, ``$N`` must hold a line feed.
+    Where it stands, ``$1`` must hold a line feed.
     """
     if _PLAIN.match(text):
         return text
-    return "'" + text.replace("'", "'\"'\"'").replace("\n", "'\"$N\"'") + "'"
+    return "'" + text.replace("'", "'\"'\"'").replace("\n", "'\"$1\"'") + "'"
 
 
 def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool) -> bytes:
@@ -85,9 +85,10 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
         ConfigError: A variable has a name that no shell can export.
     """
     parts = [f'echo "{nonce} $$"'] if leads else []
-    parts.append(f"N=${{IFS#??}};export {MARK}={nonce}")
+    # No variable of the orders' own is left when those of the command are set.
+    parts.append(f'unset PX;set -- "${{IFS#??}}";export {MARK}={nonce}')
     if pty:
-        parts.append("stty sane")
+        parts.append(f'test -t 0||{{ echo "{nonce} tty";exit 127;}};stty sane')
     for name, value in (command.env or {}).items():
         if not _NAME.match(name):
             raise ConfigError(f"env[{name!r}] cannot be set by a remote shell: not a shell name")
@@ -101,16 +102,16 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
     null = "" if stdin or pty else "exec </dev/null;"
     ready = f'{null}echo "{nonce} ok">&2'
     if command.shell:
-        # The script replaces the orders' own variables, and is in no argv.
+        # The script is in no argv.
         parts.append(f"set -- {quote(command.script())}")
         parts.append(ready)
-        parts.append('unset PX N;eval "shift;$1"')
+        parts.append('eval "shift;$1"')
     else:
         words = command.argv()
         program = quote(words[0])
         parts.append(f"command -v -- {program} >/dev/null||{{ {failed % 'program'};}}")
         parts.append(ready)
-        parts.append("unset PX;exec " + " ".join(map(quote, words)))
+        parts.append("exec " + " ".join(map(quote, words)))
     data = ";".join(parts).encode("utf-8", "surrogateescape")
     return _as_input(data)
 

@@ -35,7 +35,7 @@ from parallel_exec.errors import (
 )
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
-from parallel_exec.values.secret import Secret, reveal
+from parallel_exec.values.secret import MASK, Secret, reveal
 
 __all__ = ["How", "Running"]
 
@@ -552,8 +552,11 @@ class Running:
                 errno=errno.ENOENT,
                 environment=name,
             )
-        said = b"".join(head.pending for heads in self._heads for head in heads)
-        talk = " ".join(said[-500:].decode("utf-8", "replace").split()) or "nothing"
+        if word == "tty":
+            raise HostError(
+                f"{command} did not start on {name}: the host gives no terminal", environment=name
+            )
+        talk = self._talk()
         if self._sudo and len(self._leaders) == 1:
             if self._asked > SUDO_TRIES:
                 raise SudoError(f"sudo on {name} refused the password", environment=name)
@@ -561,12 +564,23 @@ class Running:
                 raise SudoError(f"sudo on {name} refused: it said {talk}", environment=name)
         if channel.request_refused:
             raise HostError(f"{name} refused to start {command}", environment=name)
-        if channel.status is not None and not self._leaders:
+        if channel.status is not None:
+            shell = "shell" if self._leaders else "login shell"
             raise HostError(
-                f"the login shell on {name} did not start {command}: it exited with"
+                f"the {shell} on {name} did not start {command}: it exited with"
                 f" {channel.status} and said {talk}",
                 environment=name,
             )
+
+    def _talk(self) -> str:
+        """Return the last of what the far side said instead of starting the command."""
+        said = b"".join(head.pending for heads in self._heads for head in heads)
+        text = said.decode("utf-8", "replace")
+        command = self._command
+        for word in (*command.words, *(command.env or {}).values(), self._how.sudo_password):
+            if isinstance(word, Secret) and word.reveal():  # a shell may say what it refuses
+                text = text.replace(word.reveal(), MASK)
+        return " ".join(text[-500:].split()) or "nothing"
 
 
 def _nobody() -> None:

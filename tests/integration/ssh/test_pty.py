@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from parallel_exec.errors import HostError
 from tests.integration.ssh.server import Server, run
 
 
@@ -32,3 +35,13 @@ def test_exit_status_and_signal(sshd: Server) -> None:
     backend = sshd.backend(pty=True)
     assert run(backend, "exit 3").exit_code == 3
     assert run(backend, "kill -TERM $$").signal == "SIGTERM"
+
+
+def test_host_that_gives_no_terminal(make_sshd) -> None:  # type: ignore[no-untyped-def]
+    """The command surely did not run, however soon the host would have begun it."""
+    server = make_sshd(extra=["PermitTTY no"])
+    witness = server.account.home / "witness"
+    for options in ({}, {"env": {"A": "1"}}, {"input": b"x"}):
+        with pytest.raises(HostError, match="gives no terminal"):
+            run(server.backend(pty=True), f"touch {witness}", **options)
+    assert not witness.exists()

@@ -12,7 +12,7 @@ import pytest
 
 from parallel_exec.errors import CommandNotFoundError, ConfigError, HostError
 from parallel_exec.values.command import Command, sh
-from parallel_exec.values.secret import Secret
+from parallel_exec.values.secret import MASK, Secret
 from tests.integration.ssh.server import Server, account, run, running
 
 
@@ -55,6 +55,23 @@ def test_env_is_set_and_removed(sshd: Server) -> None:
     env = {"A": "x\ny 'z' $HOME \\", "LOGNAME": None}
     result = run(sshd.backend(), 'printf %s "$A"; echo "<${LOGNAME-gone}>"', env=env)
     assert result.text() == "x\ny 'z' $HOME \\<gone>\n"
+
+
+def test_no_variable_is_the_orders_own(sshd: Server) -> None:
+    """Those with which a command is started take no name from it, and no line feed."""
+    env = {"N": "1\n2", "PX": "3"}
+    script = 'printf "%s|" "$N" "$PX" "$#" \'a\nb\''
+    assert run(sshd.backend(), script, env=env).text() == "1\n2|3|0|a\nb|"
+    words = ["sh", "-c", 'printf "%s|" "$N" "$PX" "$@"', "sh", "a\nb"]
+    assert run(sshd.backend(), words, env=env).text() == "1\n2|3|a\nb|"
+
+
+def test_env_that_the_shell_refuses_is_an_error(sshd: Server) -> None:
+    """The command did not run, so it has no exit status; what the shell said is told."""
+    for value, shown in (("no number", "no number"), (Secret("no number"), MASK)):
+        with pytest.raises(HostError, match="did not start echo ran") as caught:
+            run(sshd.backend(), "echo ran", env={"OPTIND": value})
+        assert str(caught.value).endswith(f": {shown}")
 
 
 def test_env_with_a_name_no_shell_takes_is_an_error(sshd: Server) -> None:

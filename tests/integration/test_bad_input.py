@@ -274,6 +274,24 @@ def test_out_of_descriptors_it_slows_down_and_completes(tmp_path: Path) -> None:
         assert script.errors() == ""
 
 
+def test_no_descriptor_for_the_exit_of_short_commands(tmp_path: Path) -> None:
+    """A command whose exit is looked for, since there is no descriptor to wait for it with,
+    and that has exited by then, does not keep the next one from starting.
+    """
+    code = """
+    import errno
+    def refused(pid):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    px.run("true")
+    os.pidfd_open = refused
+    results = px.all([["echo", str(n)] for n in range(8)], concurrency=2)
+    print([int(result.text()) for result in results] == list(range(8)))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "True\n", script.errors()
+
+
 def test_no_descriptors_at_the_first_command(tmp_path: Path) -> None:
     """A library that has not started yet when descriptors are short starts when it can."""
     code = """

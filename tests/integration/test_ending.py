@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -826,6 +827,56 @@ def test_sigkill_around_the_registration_leaves_nobody(
         script.exit_code()
         eventually(lambda: not alive(int(pid)), f"the end of {pid}")
         assert nap.sleepers() == []
+
+
+@linux
+def test_sigkill_while_background_children_are_waited_for(nap: Nap, tmp_path: Path) -> None:
+    """A program that is killed after a command has exited and before the processes that it
+    left in its group are ended leaves these running just as little; a daemon lives on.
+    """
+    code = f"""
+    px.submit({f"{leaving(nap)} & {nap} & exit 0"!r}, kill_after=1000)
+    time.sleep(1000)
+    """
+    with python(tmp_path, code) as script:
+        sleepers = nap.wait_for(2)
+        (daemon,) = [pid for pid in sleepers if os.getsid(pid) == pid]
+        eventually(lambda: len(children(script.pid)) == 1, "only the watchdog is left")
+        script.send(signal.SIGKILL)
+        script.exit_code()
+        eventually(lambda: nap.sleepers() == [daemon], "the end of the others")
+
+
+@linux
+@pytest.mark.parametrize("first", ["exec sleep 1000", "exit 0"])
+def test_sigkill_while_others_are_being_ended_leaves_nobody(
+    nap: Nap, tmp_path: Path, first: str
+) -> None:
+    """A program that is killed after it has ended a command, whose first process has gone and
+    whose others take their time, leaves these running just as little.
+    """
+    said, go, slow = tmp_path / "said", tmp_path / "go", tmp_path / "slow"
+    slow.write_text(f"trap 'trap - TERM; echo >> {said}' TERM; for _ in 1 2; do {nap} & wait; done")
+    left = f"import os; os.setsid(); os.execlp('sh', 'sh', '{slow}')"
+    command = f'sh {slow} & {sys.executable} -I -S -c "{left}" & {first}'
+    code = f"""
+    token = px.CancelToken()
+    future = px.submit({command!r}, kill_after=1000, cancel=token)
+    wait_for_go()
+    token.cancel()
+    time.sleep(1000)
+    """
+    with python(tmp_path, code, go) as script:
+        nap.wait_for(2)
+        if first == "exit 0":
+            eventually(lambda: len(children(script.pid)) == 1, "the end of the first process")
+        go.touch()
+        lines_of(said, 2)
+        eventually(lambda: len(children(script.pid)) == 1, "the end of the first process")
+        nap.wait_for(2)
+        script.send(signal.SIGKILL)
+        script.exit_code()
+        nap.wait_for_none()
 
 
 @linux

@@ -239,7 +239,8 @@ class Process:
                 return
             except OSError:
                 pass  # no pidfds, or no descriptor left for one
-        self._look_for_exit()
+        # Not here: with its end the next may be started, and this start is not over.
+        self.host.reactor.post(self._look_for_exit)
 
     def refuse(self, error: BaseException) -> None:
         """Report that it did not run, and why."""
@@ -397,6 +398,8 @@ class Process:
         self._linger = False
         self._kill_at = time.monotonic() + self.command.kill_after
         self._looking = True
+        if self._reaped:  # who left it is no daemon any more
+            self.host.watchdog.confirm(self._slot, 0)
         self.host.end(self, everybody=True)
         self._signal(signal.SIGTERM)
 
@@ -471,19 +474,19 @@ class Process:
     def _reap(self) -> bool:
         """Take the exit status of the first process and reap it; return whether it has exited."""
         watchdog = self.host.watchdog
-        watchdog.clear(self._slot)
+        # Its id may soon be another's; who it leaves in its group, or is to be ended with it,
+        # is found by the mark.
+        watchdog.confirm(self._slot, -self.pid if self._reason is None else 0)
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
             self._status = -1  # reaped by somebody else: its status is lost
         else:
             if pid == 0:
-                self._slot = watchdog.announce(self.serial, self.command.kill_after)
                 watchdog.confirm(self._slot, self.pid)
                 return False
             code = os.waitstatus_to_exitcode(status)
             self._status = code if code >= 0 else SIGNALLED - code
-        self._slot = -1
         self._reaped = True
         return True
 
@@ -549,6 +552,7 @@ class Process:
     def _finish(self) -> None:
         self._over = True
         self.live = False
+        self.host.watchdog.clear(self._slot)
         if self._fds[STDOUT] >= 0 or self._fds[STDERR] >= 0:
             self._drain()
             for stream in (STDOUT, STDERR):

@@ -26,7 +26,7 @@ __all__ = ["MARK", "SLOT", "Watchdog"]
 log = logging.getLogger("parallel_exec")
 
 MARK = "PARALLEL_EXEC_ID"  # the variable that marks a command's environment
-SLOT = struct.Struct("<qii")  # serial number, process id (0: not known yet), kill_after in ms
+SLOT = struct.Struct("<qii")  # serial number, process id (see `confirm`), kill_after in ms
 PID = struct.Struct("<i")
 PID_AT = 8  # where in a slot
 SLOTS = 1 << 15
@@ -95,12 +95,19 @@ class Watchdog:
         return slot
 
     def confirm(self, slot: int, pid: int) -> None:
-        """Write the command's process id into its slot."""
+        """Write the command's process id into its slot.
+
+        Args:
+            slot: The slot, or -1.
+            pid: The id. 0 if it is not known, or no longer its own: who carries the mark is
+                ended. Negative if it is no longer its own and only its group is to be ended:
+                of those who carry the mark, who is in that group.
+        """
         if slot >= 0:
             PID.pack_into(self._table, slot * SLOT.size + PID_AT, pid)
 
     def clear(self, slot: int) -> None:
-        """Take a slot back; before its process is reaped, while the id is still its own."""
+        """Take a slot back."""
         if slot >= 0:
             self._table[slot * SLOT.size : (slot + 1) * SLOT.size] = EMPTY
             self._free.append(slot)

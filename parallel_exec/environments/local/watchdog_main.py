@@ -14,7 +14,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Mapping
 
 SLOT = struct.Struct("<qii")
 MARK = b"PARALLEL_EXEC_ID="
@@ -39,7 +39,9 @@ def wait_for_end(parent: int, parent_fd: int) -> None:
 
 
 def commands(table: mmap.mmap) -> dict[int, tuple[int, float]]:
-    """Return serial -> (process group or 0, seconds to wait before KILL)."""
+    """Return serial -> (process group, seconds to wait before KILL). A group that is not
+    positive is no longer to be signalled by its id; see `Watchdog.confirm`.
+    """
     found = {}
     for offset in range(0, len(table), SLOT.size):
         serial, pid, kill_after = SLOT.unpack_from(table, offset)
@@ -48,8 +50,10 @@ def commands(table: mmap.mmap) -> dict[int, tuple[int, float]]:
     return found
 
 
-def marked(token: bytes, serials: Container[int]) -> dict[int, int]:
-    """Return the processes, in whatever session, that carry the mark of a command."""
+def marked(token: bytes, commands: Mapping[int, tuple[int, float]]) -> dict[int, int]:
+    """Return the processes that carry the mark of a command: in whatever session, or in its
+    group alone if the rest are daemons now.
+    """
     found = {}
     for name in os.listdir("/proc") if os.path.isdir("/proc/self") else ():
         if not name.isdigit():
@@ -57,6 +61,7 @@ def marked(token: bytes, serials: Container[int]) -> dict[int, int]:
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
                 environment = file.read()
+            group = os.getpgid(int(name))
         except OSError:
             continue
         at = (b"\0" + environment).find(b"\0" + MARK + token + b".")
@@ -64,7 +69,10 @@ def marked(token: bytes, serials: Container[int]) -> dict[int, int]:
             continue
         mark = environment[at:].split(b"\0", 1)[0]
         serial = mark.rpartition(b".")[2]
-        if serial.isdigit() and int(serial) in serials:
+        if not serial.isdigit() or int(serial) not in commands:
+            continue
+        only = -commands[int(serial)][0]
+        if only <= 0 or group == only:
             found[int(name)] = int(serial)
     return found
 
@@ -89,7 +97,7 @@ def main() -> None:
     if not found:
         return
     died = time.monotonic()
-    groups = {pid: wait for pid, wait in found.values() if pid}
+    groups = {pid: wait for pid, wait in found.values() if pid > 0}
     strays = marked(token, found)
     for group in groups:
         send(os.killpg, group, signal.SIGTERM)

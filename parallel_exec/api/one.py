@@ -72,7 +72,8 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     job = Run(NO_LIMIT, retry=policy(retry), listeners=listeners, label="run", total=1)
     tokens = [] if cancel is None else [cancel]
     tasks = iter([Task(0, work)])
-    with closing(job.drive(tasks, window=lambda: 1, at_hand=True, cancel=tokens)) as settled:
+    # Room for one more than there is: so it is seen at once that there is no other.
+    with closing(job.drive(tasks, window=lambda: 2, at_hand=True, cancel=tokens)) as settled:
         task = next(settled)
     if task.error is not None:
         try:

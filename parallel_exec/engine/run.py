@@ -197,7 +197,9 @@ class Run:
                 tokens.append(CancelToken.current())
             base.lend(self.parent)
             lending = True
-            self.clock.post(self._open)
+            self._began = self.clock.now()
+            if self.deadline is not None:
+                self.clock.post(self._await_deadline, self.deadline)
             callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
             try:
                 self._tell(RunStarted(self.total, self.label))
@@ -380,13 +382,11 @@ class Run:
 
     # The service thread
 
-    def _open(self) -> None:
-        self._began = self.clock.now()
-        if self.deadline is not None:
-            error = DeadlineExceededError(f"the run was over its deadline of {self.deadline:g} s")
-            self._deadline_timer = self.clock.call_at(
-                self._began + self.deadline, self._stop, "deadline", lambda: error, error
-            )
+    def _await_deadline(self, deadline: float) -> None:
+        error = DeadlineExceededError(f"the run was over its deadline of {deadline:g} s")
+        self._deadline_timer = self.clock.call_at(
+            self._began + deadline, self._stop, "deadline", lambda: error, error
+        )
 
     def _fed(self, tasks: list[Task], last: bool) -> None:
         """Take in what has been handed over. A step."""

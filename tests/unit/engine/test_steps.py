@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 import parallel_exec as px
+from parallel_exec import reactor
 from parallel_exec.engine.run import Run
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 
@@ -69,3 +70,20 @@ def test_a_step_that_comes_while_another_is_made_is_left_to_that_thread() -> Non
 
     run._step(during)
     assert order == ["gone on", "left"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: px.run(["true"]),
+        lambda: px.all([["true"]] * 3),
+        lambda: px.submit(["true"]).result(),
+    ],
+    ids=["run", "all", "submit"],
+)
+def test_a_call_wakes_the_service_thread_once(call: Callable[[], object]) -> None:
+    """Each message from outside is a switch of threads, and that is much of a short command."""
+    call()  # so that all is started
+    before = reactor.get().messages
+    call()
+    assert reactor.get().messages - before == 1

@@ -177,6 +177,14 @@ _cache: dict[tuple[str, int, int, Secret | None], Any] = {}
 _cache_lock = threading.Lock()  # guards _cache; a key is read under it, by one thread
 
 
+def _after_fork_in_child() -> None:
+    global _cache_lock
+    _cache_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def load_key(path: str, passphrase: Secret | None) -> Any:
     """Return the private key in a file, read once as long as it does not change."""
     path = os.path.expanduser(path)

@@ -318,6 +318,14 @@ _files: dict[str, tuple[tuple[int, int, int], list[Line]]] = {}
 _files_lock = threading.Lock()  # guards _files
 
 
+def _after_fork_in_child() -> None:
+    global _files_lock
+    _files_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def _read(path: str) -> list[Line] | None:
     """Return the lines of a file, from memory if it has not changed; None without one."""
     try:

@@ -9,6 +9,7 @@ round of refusals halves the number, successes raise it again by one a round.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Hashable
@@ -78,3 +79,13 @@ def gate_of(endpoint: Hashable) -> Gate:
     """Return the gate of a server, the same one for everyone in this process."""
     with _gates_lock:
         return _gates.setdefault(endpoint, Gate())
+
+
+def _after_fork_in_child() -> None:
+    """The handshakes under way are the parent's."""
+    global _gates_lock
+    _gates_lock = threading.Lock()
+    _gates.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)

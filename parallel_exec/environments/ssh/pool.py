@@ -848,8 +848,9 @@ def give_back(pool: HostPool) -> None:
 
 
 def _after_fork_in_child() -> None:
-    global _registry_lock
+    global _registry_lock, known_hosts
     _registry_lock = threading.Lock()
+    known_hosts = KnownHosts()
     for pool in list(_all):
         users = pool.users
         pool.abandon()

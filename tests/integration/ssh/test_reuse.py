@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 
 import parallel_exec as px
+from parallel_exec.environments.ssh import auth, config, gate
 from parallel_exec.environments.ssh import pool as pools
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from tests.integration.ssh.server import Server, run, wait_until
@@ -158,3 +161,29 @@ def test_a_fork_leaves_the_parents_connection_alone(sshd: Server) -> None:
     assert os.waitpid(child, 0)[1] == 0
     assert run(backend, "echo parent").text() == "parent\n"
     assert sshd.logins() == before + 1
+
+
+def test_a_fork_while_others_log_in(sshd: Server) -> None:
+    """What the parent's threads hold at that moment, locks and handshakes, is free in the child."""
+    empty = sshd.base / "empty"
+    empty.touch()
+    backend = sshd.backend(config=empty)
+    server = gate.gate_of(("loopback", sshd.port))
+    limit, server.limit = server.limit, 1.0
+    entry = server.enter()
+    assert entry is not None
+    with ExitStack() as held:
+        for lock in (auth._cache_lock, config._files_lock, gate._gates_lock):
+            held.enter_context(lock)
+        held.enter_context(pools.known_hosts._lock)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(20)
+                code = 0 if run(backend, "echo child").text() == "child\n" else 2
+            finally:
+                os._exit(code)
+    assert os.waitpid(child, 0)[1] == 0
+    server.leave(entry)
+    server.limit = limit

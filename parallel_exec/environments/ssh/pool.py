@@ -347,7 +347,9 @@ class HostPool:
         For what must not wait for a place: ending a command when there is no other
         channel to do it by.
         """
-        return self._establish()
+        connection = self._establish()
+        connection.used = 1  # until it is ended: silence does not mean that it is idle
+        return connection
 
     def _quiet(self, connection: Connection) -> bool:
         """Return whether a connection shall end since nobody uses it."""

@@ -103,6 +103,32 @@ def test_a_fork_while_a_command_starts_holds_up_nobody(tmp_path: Path, fork_head
         assert script.rest() == "started\n", script.errors()
 
 
+def test_fork_while_a_file_is_fed_holds_up_nobody(tmp_path: Path, fork_head: str) -> None:
+    """A forked child that lives on does not keep the input of a command open."""
+    code = fork_head + (
+        "forked_now = threading.Event()\n"
+        "class File:\n"
+        "    parts = iter([b'fed', b''])\n"
+        "    def read(self, size):\n"
+        "        forked_now.wait()\n"
+        "        return next(self.parts)\n"
+        "lines = []\n"
+        "future = px.submit('echo up; exec cat', input=File(), on_stdout=lines.append)\n"
+        "while not lines:\n"
+        "    time.sleep(0.01)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    time.sleep(1000)\n"
+        "forked_now.set()\n"
+        "try:\n"
+        "    print(future.result(20).lines())\n"
+        "finally:\n"
+        "    os.kill(pid, signal.SIGKILL)\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest() == "['up', 'fed']\n", script.errors()
+
+
 def test_child_s_exit_leaves_the_parent_s_commands(
     nap: Nap, tmp_path: Path, fork_head: str
 ) -> None:

@@ -45,6 +45,7 @@ class Host:
         self.null = -1
         self.ready = False  # whether all that `prepare` opens is open
         self.serials = itertools.count(1)
+        self.inputs: set[int] = set()  # pipes that are written to by threads
         self.waiting: deque[Process] = deque()
         self.ending: set[Process] = set()
         self.running: dict[LocalBackend, set[Process]] = {}
@@ -177,6 +178,8 @@ class Host:
         """In a forked child: give back what belongs to the parent."""
         if self.watchdog is not None:
             self.watchdog.forget()
+        for fd in self.inputs:  # or a command waits for the child's end, too
+            os.close(fd)
         if self.null >= 0:
             os.close(self.null)
 

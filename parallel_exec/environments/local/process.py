@@ -273,11 +273,12 @@ class Process:
             return
         # A file may block for as long as it likes; that is what its thread is for.
         fd, self._input = self._input, -1
-        self._feed_by_thread(fd)
+        self.host.inputs.add(fd)
+        self.host.reactor.post(self._feed_by_thread, fd)
 
     def _feed_by_thread(self, fd: int) -> None:
         if self._over:
-            os.close(fd)
+            self._fed(fd)
             return
         thread = threading.Thread(
             target=self._feed_file, args=(fd,), name="parallel_exec input", daemon=True
@@ -312,6 +313,14 @@ class Process:
             # command has been told to end: it would take its end for that of the input.
             self.host.reactor.post(self._fail, error, fd)
         else:
+            self._fed(fd)
+
+    def _fed(self, fd: int) -> None:
+        """Close the pipe to the command's input, in whatever thread; not during a fork, whose
+        child closes what is in `inputs`.
+        """
+        with STARTING:
+            self.host.inputs.remove(fd)
             os.close(fd)
 
     def _close_input(self) -> None:
@@ -382,7 +391,7 @@ class Process:
         if not self._over and self._failure is None:
             self._failure = error
             self._end("cancel")
-        os.close(fd)
+        self._fed(fd)
 
     def _end(self, reason: Stopped) -> None:
         if self._over:

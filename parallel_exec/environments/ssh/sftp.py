@@ -333,6 +333,8 @@ class Sftp:
             sent = channel.send_some(out, final=False)
             out = out[sent:]
             if out and not sent:
+                if channel.closed:  # there may be room for more, but nobody takes it
+                    raise BrokenError(self._why())
                 try:
                     self._turn(lambda: channel.out_window_size > 0)
                 except StoppedError:

@@ -209,6 +209,10 @@ class ParallelExecutor(Executor):
         Args:
             wait: Whether to return only when all calls have ended.
             cancel_futures: Whether those that have not begun are cancelled.
+
+        Raises:
+            RuntimeError: `wait` inside of a call of this pool, which would wait for itself.
+                The pool takes no more calls all the same.
         """
         with self._lock:
             self._closed = True

@@ -359,13 +359,21 @@ class Run:
         self.join()
 
     def join(self) -> None:
-        """Wait until every task has ended, after `close`, and every thread too."""
+        """Wait until every task has ended, after `close`, and every thread too.
+
+        Raises:
+            RuntimeError: This is one of those threads.
+        """
+        this = threading.current_thread()
+        for worker in list(self._workers):
+            if worker.thread is this:
+                raise RuntimeError(f"cannot wait for the end of {self.label} in a call of its own")
         while not self._scheduler.finished:
             self._await_bell()
         self._ring()  # somebody else may wait, too
         for worker in list(self._workers):
             thread = worker.thread
-            if thread is not None and thread is not threading.current_thread():
+            if thread is not None:
                 thread.join()
 
     def _skip_queued(self, error: Callable[[], BaseException]) -> None:

@@ -396,6 +396,17 @@ def test_shutdown_by_one_of_its_own(pool: px.ParallelExecutor) -> None:
         pool.submit(int)
 
 
+def test_shutdown_by_one_of_its_own_cannot_wait(pool: px.ParallelExecutor) -> None:
+    """A call that would wait for its own end gets a RuntimeError, as from the standard
+    library, and the pool is shut down.
+    """
+    with pytest.raises(RuntimeError, match="a call of its own"):
+        pool.submit(pool.shutdown).result(PATIENCE_S)
+    with pytest.raises(RuntimeError, match="shutdown"):
+        pool.submit(int)
+    pool.shutdown()
+
+
 def test_forgotten_pool_ends_its_threads() -> None:
     """A pool that nobody holds any more does its work, then its threads end."""
     pool = px.ParallelExecutor(2, "forgotten")

@@ -84,12 +84,19 @@ class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
         self.refused: RefusedError | None = None
         self.ended_by_peer = False
         self.unwanted = False
+        self.poked = False
 
     def __del__(self) -> None:
         """Send nothing: paramiko's would, from any thread, a forked child included."""
 
     def _log(self, level: int, msg: str, *args: Any) -> None:
         pass
+
+    def poke(self) -> None:
+        """Wake the thread that waits for it. From any thread."""
+        with self.changed:
+            self.poked = True
+            self.changed.notify_all()
 
     # Called in the reading thread
 
@@ -142,7 +149,6 @@ class CommandChannel(_Channel):
         self.request_refused = False
         self.ended = False
         self.unacknowledged = 0
-        self.poked = False
 
     # Called in the reading thread
 
@@ -208,12 +214,6 @@ class CommandChannel(_Channel):
         self.ended = True
 
     # Called by the thread that waits for the command
-
-    def poke(self) -> None:
-        """Wake that thread. From any thread."""
-        with self.changed:
-            self.poked = True
-            self.changed.notify_all()
 
     def start(self, line: str, data: bytes | memoryview, *, final: bool, pty: bytes | None) -> int:
         """Ask for a command and send what it reads first, all in one write.

@@ -469,11 +469,20 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         register(channel.poke)
         return channel if self._open_channel("session", channel, (), timeout, wanted) else None
 
-    def open_tunnel(self, host: str, port: int, timeout: float) -> Tunnel:
-        """Open a channel to another host, as seen from the far side."""
+    def open_tunnel(
+        self,
+        host: str,
+        port: int,
+        timeout: float,
+        wanted: Callable[[], bool] = lambda: True,
+        register: Callable[[Callable[[], object]], object] = lambda wake: None,
+    ) -> Tunnel | None:
+        """Open a channel to another host, as seen from the far side; else as `open_command`."""
         channel = Tunnel(0)
-        self._open_channel("direct-tcpip", channel, (host, port, "127.0.0.1", 0), timeout)
-        return channel
+        register(channel.poke)
+        to = (host, port, "127.0.0.1", 0)
+        opened = self._open_channel("direct-tcpip", channel, to, timeout, wanted)
+        return channel if opened else None
 
     def _open_channel(
         self,

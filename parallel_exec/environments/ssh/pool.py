@@ -137,6 +137,7 @@ class HostPool:
         self._made_at = 0.0
         self._not_before = 0.0
         self._closed = False
+        self._routes: set[_Route] = set()
         self._under_way: set[Any] = set()
         self._threads: set[threading.Thread] = set()
         self.made = 0  # connections so far; tests count them
@@ -166,7 +167,7 @@ class HostPool:
         """
         with self._lock:
             if self._closed:
-                raise ExecutorClosedError(f"the connection to {self.name} has been closed")
+                raise self._closed_error()
             connection = self._free(tunnel)
             if connection is not None:
                 return self._occupy(connection, tunnel)
@@ -473,7 +474,7 @@ class HostPool:
                 deadline += again.queued
                 time.sleep(waited)
                 pause = min(1.0, pause * 2)
-        raise ExecutorClosedError(f"the connection to {self.name} has been closed")
+        raise self._closed_error()
 
     def _handshake(self, config: HostConfig, timeout: float) -> Connection:
         """Connect, verify and log in, once.
@@ -482,6 +483,8 @@ class HostPool:
             _AgainError: The server closed before its key was seen: MaxStartups, most likely.
         """
         route = _Route(self, config, timeout)
+        with self._lock:
+            self._routes.add(route)
         try:
             gate = gate_of(route.endpoint())
             asked = time.monotonic()
@@ -501,6 +504,9 @@ class HostPool:
         except BaseException:
             route.close()
             raise
+        finally:
+            with self._lock:
+                self._routes.discard(route)
 
     def _log_in(self, route: _Route, config: HostConfig, timeout: float) -> Connection:
         deadline = time.monotonic() + timeout
@@ -517,9 +523,9 @@ class HostPool:
         )
         with self._lock:
             self._under_way.add(transport)
-            if self._closed:
-                transport.why = "it was closed"
         try:
+            if self._closed:  # before it could be ended by that
+                raise self._closed_error()
             self._configure(transport, config)
             try:
                 transport.negotiate(max(0.001, deadline - time.monotonic()))
@@ -622,6 +628,9 @@ class HostPool:
 
     # The end
 
+    def _closed_error(self) -> ExecutorClosedError:
+        return ExecutorClosedError(f"the connection to {self.name} has been closed")
+
     def close(self) -> None:
         """Close every connection and wait for its thread. Idempotent."""
         clearing = self._clearing
@@ -632,14 +641,15 @@ class HostPool:
             connections = [*self._connections, *self._dropped]
             self._connections.clear()
             self._dropped.clear()
+            routes = list(self._routes)
             under_way = list(self._under_way)
             threads = list(self._threads)
             for waiter in self._waiting:
-                waiter.answer = ExecutorClosedError(
-                    f"the connection to {self.name} has been closed"
-                )
+                waiter.answer = self._closed_error()
                 waiter.event.set()
             self._waiting.clear()
+        for route in routes:
+            route.wake()
         for transport in under_way:
             transport.why = "it was closed"
             transport.active_end()
@@ -690,7 +700,11 @@ def _closed_on(transport: Transport) -> bool:
 
 
 class _Route:
-    """How a socket to the host is had: directly, by a proxy command, by jump hosts."""
+    """How a socket to the host is had: directly, by a proxy command, by jump hosts.
+
+    Attributes:
+        wake: Wakes who waits on the way, to see that the pool has been closed.
+    """
 
     def __init__(self, pool: HostPool, config: HostConfig, timeout: float) -> None:
         self._pool = pool
@@ -702,6 +716,7 @@ class _Route:
         self._tunnel: Tunnel | None = None
         self._proxy: dial.Proxy | None = None
         self._hops = _hops(pool.settings, config)
+        self.wake: Callable[[], object] = lambda: None
 
     def endpoint(self) -> Hashable:
         """Return which server it leads to; look up its name on the way."""
@@ -723,7 +738,7 @@ class _Route:
                 assert self._config.proxy_command is not None
                 self._proxy = dial.Proxy(self._config.proxy_command)
                 return self._proxy.sock
-            return dial.connect(self._addresses, self._timeout, lambda: not self._pool._closed)
+            return dial.connect(self._addresses, self._timeout, self._wanted)
 
     def _through_jump(self) -> Tunnel:
         self._jump = jump = borrow(self._hops[-1])
@@ -732,7 +747,7 @@ class _Route:
             lease = self._lease_within(jump)
             try:
                 self._tunnel = lease.transport.open_tunnel(
-                    config.host_name, config.port, self._timeout
+                    config.host_name, config.port, self._timeout, self._wanted, self._register
                 )
             except BrokenError:
                 lease.give_back()
@@ -749,6 +764,8 @@ class _Route:
                     f"{jump.name} does not answer within {self._timeout:g} s"
                 ) from error
             self._lease = lease
+            if self._tunnel is None:
+                raise self._pool._closed_error()
             return self._tunnel
         raise ConnectError(f"the connection to {jump.name} broke again and again")
 
@@ -758,20 +775,31 @@ class _Route:
         timers: list[threading.Timer] = []
 
         def register(wake: Callable[[], object]) -> None:
+            self._register(wake)
             timers.append(threading.Timer(self._timeout, wake))
             timers[0].daemon = True
             timers[0].start()
 
         try:
             lease = jump.lease(
-                tunnel=True, wanted=lambda: time.monotonic() < deadline, register=register
+                tunnel=True,
+                wanted=lambda: self._wanted() and time.monotonic() < deadline,
+                register=register,
             )
         finally:
             for timer in timers:
                 timer.cancel()
         if lease is None:
+            if not self._wanted():
+                raise self._pool._closed_error()
             raise ConnectTimeoutError(f"no connection to {jump.name} within {self._timeout:g} s")
         return lease
+
+    def _wanted(self) -> bool:
+        return not self._pool._closed
+
+    def _register(self, wake: Callable[[], object]) -> None:
+        self.wake = wake
 
     def close(self) -> None:
         """Give back what it took. Idempotent."""

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
@@ -15,7 +15,8 @@ import parallel_exec as px
 from parallel_exec.environments.ssh import auth, config, gate
 from parallel_exec.environments.ssh import pool as pools
 from parallel_exec.errors import ConnectError, ExecutorClosedError
-from tests.integration.ssh.server import Server, run, wait_until
+from tests.integration.ssh.network import network
+from tests.integration.ssh.server import Server, listener, run, wait_until
 
 
 def test_many_threads_connect_once(sshd: Server) -> None:
@@ -124,8 +125,6 @@ def test_dead_connection_is_replaced(make_sshd) -> None:  # type: ignore[no-unty
 
 def test_closed_while_connecting(sshd: Server) -> None:
     """Whoever waits is told."""
-    from tests.integration.ssh.server import listener
-
     errors: list[BaseException] = []
     with listener(answer=False) as port:
         backend = sshd.backend(f"nobody@127.0.0.1:{port}", connect_timeout=30)
@@ -144,6 +143,50 @@ def test_closed_while_connecting(sshd: Server) -> None:
         thread.join(10)
     assert isinstance(errors[0], ExecutorClosedError | ConnectError)
     backend._release.detach()  # type: ignore[union-attr]
+
+
+def test_closed_on_the_way_to_a_jump_host(sshd: Server) -> None:
+    """`close` leaves no thread that goes on connecting, to either of the two."""
+    with listener(answer=False) as port:
+        jump = sshd.backend(f"nobody@127.0.0.1:{port}", connect_timeout=60)
+        backend = sshd.backend("nobody@behind", jump=jump, connect_timeout=60)
+        waiting = backend.submit("true")
+        wait_until(lambda: any(pool._under_way for pool in _pools()), "it connects to that")
+        _close_at_once(backend)
+        with pytest.raises(CancelledError):
+            waiting.result(10)
+
+
+def test_closed_on_the_way_behind_a_jump_host(sshd: Server) -> None:
+    """As before, and the connection to the jump host is unharmed."""
+    jump = sshd.backend()
+    other = sshd.backend(jump=jump)
+    run(other, "true")
+    before = sshd.logins()
+    with network() as made:
+        backend = sshd.backend(f"nobody@{made.address(200)}", jump=jump, connect_timeout=60)
+        waiting = backend.submit("true")
+        wait_until(lambda: any(_tunnels(pool) == 2 for pool in _pools()), "it asks for a tunnel")
+        _close_at_once(backend)
+    with pytest.raises(CancelledError):
+        waiting.result(10)
+    assert run(other, "echo there").text() == "there\n"
+    assert sshd.logins() == before
+
+
+def _pools() -> list[pools.HostPool]:
+    return list(pools._pools.values())
+
+
+def _tunnels(pool: pools.HostPool) -> int:
+    return sum(connection.tunnels for connection in pool._connections)
+
+
+def _close_at_once(backend: px.SSH) -> None:
+    """Close; fail if a thread goes on connecting."""
+    backend.close()
+    connecting = [t.name for t in threading.enumerate() if " connect " in t.name]
+    assert connecting == []
 
 
 def test_a_fork_leaves_the_parents_connection_alone(sshd: Server) -> None:

@@ -112,15 +112,20 @@ class CancelToken:
         return callback
 
     def _call(self) -> None:
+        interrupt: BaseException | None = None
         while True:
             try:
                 callback = self._callbacks.popleft()  # each is taken once, by somebody
             except IndexError:
-                return
+                break
             try:
                 callback.call()
             except Exception:
                 log.exception("a callback of a cancel token raised: %r", callback.call)
+            except BaseException as raised:
+                interrupt = interrupt or raised
+        if interrupt is not None:
+            raise interrupt
 
     def __repr__(self) -> str:
         return f"<CancelToken {'set' if self._cancelled else 'not set'}>"

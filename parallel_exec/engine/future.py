@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from parallel_exec.engine.task import Task
 
 __all__ = ["TaskFuture", "settle"]
+
+log = logging.getLogger("parallel_exec")
 
 T = TypeVar("T")
 
@@ -46,9 +49,18 @@ class TaskFuture(Future[T]):
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
         """See `concurrent.futures.Future.add_done_callback`."""
+
+        def call(future: Future[T]) -> None:
+            try:
+                fn(future)
+            except Exception:
+                raise  # the base class logs it
+            except BaseException:  # it would lose the callbacks that follow
+                log.exception("a callback of a future raised: %r", fn)
+
         with self._lock:
             self._has_callbacks = True
-        super().add_done_callback(fn)
+        super().add_done_callback(call)
 
     def settle_without_callbacks(self, task: Task) -> None:
         """Settle it here if nobody has to be called back, else in a thread of its own."""

@@ -182,15 +182,15 @@ class RetryState:
         self._thorough = thorough
         self._call: tenacity.RetryCallState | None = None
         self._statistics: dict[str, Any] = {}
-        self._early_error: Exception | None = None
+        self._early_error: BaseException | None = None
         if thorough:
             try:
                 self._step(self._start())
-            except Exception as error:  # of a `before` hook: the task fails with it
+            except BaseException as error:  # of a `before` hook: the task fails with it
                 self._early_error = error
 
     def after(self, value: Any, error: BaseException | None, now: float) -> RetryAgain | GiveUp:
-        """Decide what follows a try. Never raises an `Exception`.
+        """Decide what follows a try. Never raises: a task ends with what the rules raise.
 
         Args:
             value: What the try gave, if it gave something.
@@ -221,8 +221,6 @@ class RetryState:
             if raised is error:
                 # Raised once more on its way through tenacity: those frames say nothing.
                 error.__traceback__ = traceback
-            elif not isinstance(raised, Exception):
-                raise
             elif raised.__cause__ is None and raised.__context__ is None:
                 raised.__context__ = error
             return GiveUp(raised)

@@ -581,7 +581,7 @@ class Run:
                 step, args = inbox.popleft()
                 try:
                     step(*args)
-                except Exception:  # as in `_perform`: the others' steps are not to be lost
+                except BaseException:  # as in `_perform`: the others' steps are not to be lost
                     log.exception("a step failed: %r", step)
             self._hungry = not state.queued or state.stopping is not None
             if not inbox:
@@ -624,9 +624,9 @@ class Run:
                     self._launch(subject)
                 else:
                     self._do(verb, subject, argument)
-            except Exception as error:
-                # Somebody's environment or limit breaks the rule never to raise here: that
-                # is not to cost the actions that follow.
+            except BaseException as error:
+                # Somebody's environment or limit breaks the rule never to raise here, or a
+                # callback raises SystemExit: that is not to cost the actions that follow.
                 log.exception("an action failed: %s %r", verb, subject)
                 if verb is steps.START:
                     self.clock.post(self.attempt_ended, subject, subject.attempt, None, error)

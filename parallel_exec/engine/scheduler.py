@@ -324,7 +324,7 @@ class Scheduler:
         """
         try:
             task.parts = (NO_LIMIT if task.work.exempt else self.limit).parts(task)
-        except Exception as error:
+        except BaseException as error:
             self._settle(task, "rejected", None, error, now)
             return False
         return True

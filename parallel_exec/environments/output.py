@@ -176,7 +176,7 @@ class Output:
         for line in self._splitters[stream].feed(data, final=final):
             try:
                 call(line)
-            except Exception:
+            except BaseException:  # a SystemExit, too: the command's end is told after this
                 log.exception("a callback for output raised: %r", call)
         with self._lock:
             was_full = self._backlog > BACKLOG

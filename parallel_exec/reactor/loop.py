@@ -209,7 +209,7 @@ class Reactor:
             if handler is not None:  # else an earlier one of this turn removed it
                 try:
                     handler()
-                except Exception:
+                except BaseException:
                     log.exception("the service thread met an error in %r", handler)
         for _ in range(len(inbox)):  # what these post in turn comes next time
             self.messages += 1
@@ -236,7 +236,7 @@ class Reactor:
     def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
             call(*args)
-        except Exception:
+        except BaseException:
             log.exception("the service thread met an error in %r", call)
 
     def _forget(self) -> None:

@@ -37,7 +37,7 @@ class Mailbox:
         self._running = False
 
     def put(self, call: Callable[..., object], *args: Any) -> None:
-        """Have `call` made after those put before. An exception in it is logged."""
+        """Have `call` made after those put before. Whatever it raises is logged."""
         with self._condition:
             self._calls.append((call, args))
             if self._running:
@@ -68,6 +68,6 @@ class Mailbox:
                 call, args = self._calls.popleft()
             try:
                 call(*args)
-            except Exception:
+            except BaseException:  # a SystemExit, too: others wait for what follows
                 log.exception("a callback raised: %r", call)
             del call, args

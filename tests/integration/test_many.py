@@ -22,7 +22,7 @@ from parallel_exec.errors import (
     TaskCancelledError,
     TaskTimeoutError,
 )
-from tests.integration.processes import PATIENCE_S, Nap
+from tests.integration.processes import PATIENCE_S, Nap, python
 
 
 class BoomError(Exception):
@@ -580,6 +580,56 @@ def test_on_outcome_is_called_for_each(caplog: pytest.LogCaptureFixture) -> None
     assert sorted(seen) == [0, 1, 2]
     assert len(outcomes) == 3
     assert "the callback's own" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        ("px.run('seq 2', on_stdout=leave).lines()", "['1', '2']"),
+        ("px.all([boom], retry=px.Retry(on=leave))", "SystemExit(3)"),
+        ("px.all(['exit 1'], retry=px.Retry(on=leave))", "SystemExit(3)"),
+        ("px.all([boom], retry=px.Retry(wait=leave))", "SystemExit(3)"),
+        ("px.all([int], concurrency=Strange())", "SystemExit(3)"),
+        ("len(px.all_settled([listens, listens, 'exec sleep 1000'], timeout=0.1))", "3"),
+        ("px.all([leaving(px.submit('sleep 0.2'))])[0].ok", "True"),
+        ("px.all([leaving(pool.submit(gate.wait)), gate.set])", "[True, None]"),
+    ],
+)
+def test_system_exit_in_a_callback_holds_up_nobody(
+    tmp_path: Path, call: str, expected: str
+) -> None:
+    """A callback that raises SystemExit, in whatever thread of the library's, loses nothing
+    and leaves nobody waiting.
+    """
+    code = f"""
+    def leave(*_):
+        sys.exit(3)
+
+    def boom():
+        raise LookupError("on purpose")
+
+    class Strange:
+        parts = leave
+
+    def listens():
+        token = px.CancelToken.current()
+        token.on_cancel(leave)
+        token.wait()
+
+    def leaving(future):
+        future.add_done_callback(leave)
+        return future
+
+    pool = px.ParallelExecutor(1)
+    gate = threading.Event()
+
+    try:
+        print({call})
+    except SystemExit as error:
+        print(repr(error))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == expected + "\n", script.errors()
 
 
 def test_events_are_told_once() -> None:

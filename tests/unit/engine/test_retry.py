@@ -443,15 +443,17 @@ def test_a_before_hook_that_raises_fails_its_task() -> None:
     assert isinstance(decision.error, LookupError)
 
 
-def test_a_hook_interrupted_by_the_user_interrupts() -> None:
-    """A KeyboardInterrupt that hits while hooks run belongs to the caller, not to the task."""
+@pytest.mark.parametrize("hook", ["before", "after"])
+def test_a_hook_that_raises_system_exit_fails_its_task(hook: str) -> None:
+    """Hooks run where nobody waits for an exception: whatever it is, it is the task's."""
 
-    def after(call: tenacity.RetryCallState) -> None:
-        raise KeyboardInterrupt
+    def leave(call: tenacity.RetryCallState) -> None:
+        raise SystemExit(3)
 
-    state = plan_of(tenacity.Retrying(after=after)).begin(False, 0.0)
-    with pytest.raises(KeyboardInterrupt):
-        state.after(None, ValueError(), 0.0)
+    state = plan_of(tenacity.Retrying(**{hook: leave})).begin(False, 0.0)  # type: ignore[arg-type]
+    decision = state.after(None, ValueError(), 0.0)
+    assert isinstance(decision, GiveUp)
+    assert isinstance(decision.error, SystemExit)
 
 
 def test_tasks_of_one_run_do_not_share_their_tries() -> None:

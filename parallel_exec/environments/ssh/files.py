@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import stat
+import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -180,6 +181,10 @@ def _session(pool: HostPool, name: str, timeout: float, stop: Stop) -> Iterator[
                 lease.give_back()
     except NoSftpError as error:
         raise FileTransferError(f"{name}: {error}", environment=name) from error
+    except struct.error as error:
+        raise FileTransferError(
+            f"{name}: its SFTP server gave an answer that cannot be read: {error}", environment=name
+        ) from error
     except BrokenError as error:
         raise ConnectionLostError(
             f"the transfer with {name} broke: {error}", environment=name
@@ -389,6 +394,7 @@ class _Job:
         """Copy a directory and what is in it; what else is there stays."""
         sftp = self._sftp
         folders: list[tuple[bytes, str]] = []
+        os.makedirs(local, exist_ok=True)
         level = [(path, local)]
         while level:
             folders += level
@@ -414,7 +420,6 @@ class _Job:
         found: deque[tuple[bytes, str, Attributes]],
     ) -> Steps[None]:
         """Note what is in a directory: directories in `below`, all else in `found`."""
-        os.makedirs(local, exist_ok=True)
         with self.about(path):
             names = yield from self._sftp.listing(path)
         for name, attributes in names:
@@ -428,6 +433,8 @@ class _Job:
             if _is_folder(attributes):
                 if os.path.islink(here):
                     os.unlink(here)
+                # Before any link of this directory is made: none can take its place.
+                os.makedirs(here, exist_ok=True)
                 below.append((there, here))
             else:
                 found.append((there, here, attributes))
@@ -448,7 +455,11 @@ class _Job:
             target = yield from self._sftp.read_link(path)
         temporary = os.fsdecode(_temporary(os.fsencode(local)))
         os.symlink(target, os.fsencode(temporary))
-        os.replace(temporary, local)
+        try:
+            os.replace(temporary, local)
+        except OSError:
+            os.unlink(temporary)
+            raise
 
     def get_file(self, path: bytes, local: str, known: Attributes) -> Steps[None]:
         """Copy one file. `known` is what is known about it."""
@@ -580,7 +591,9 @@ def _local_error(name: str, error: OSError) -> BaseException:
     """Return what a failure on this machine's side means."""
     if isinstance(error, FileTransferError | ConnectionLostError | ConnectError | TimeoutError):
         return error
-    where = f"{error.filename}: " if error.filename is not None else ""
+    # Of two names the first is a temporary one.
+    path = error.filename if error.filename2 is None else error.filename2
+    where = f"{os.fsdecode(path)}: " if path is not None else ""
     return FileTransferError(
         f"the transfer with {name} failed here: {where}{error.strerror or error}",
         environment=name,

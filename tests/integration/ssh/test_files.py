@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import IO, Any, cast
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh.sftp import Sftp
+from parallel_exec.environments.ssh.sftp import Attributes, Sftp, Steps
 from parallel_exec.errors import (
     ConfigError,
     ConnectionLostError,
@@ -324,3 +325,62 @@ def test_group_copies_with_progress(make_sshd: Any, tree: Path, tmp_path: Path) 
             assert names(tmp_path / "back" / host.name) == names(tree)
         with pytest.raises(ConfigError, match="source"):
             group.put(io.BytesIO(b"x"), "x")
+
+
+def test_a_directory_is_in_the_way(sshd: Server, tmp_path: Path) -> None:
+    """Of a file or a link: the error names it, and nothing else is left beside it."""
+    backend = sshd.backend()
+    for there, make in (("way-file", "echo x > way-file/a"), ("way-link", "ln -s x way-link/a")):
+        run(backend, f"rm -rf {there}; mkdir {there}; {make}").check()
+        local = tmp_path / there
+        (local / "a" / "below").mkdir(parents=True)
+        with pytest.raises(FileTransferError, match=rf"{local}/a: Is a directory"):
+            backend.get(there, local)
+        assert names(local) == ["a", "a/below"]
+
+
+@pytest.mark.parametrize("name", [b"../out", b"/out"])
+def test_host_that_names_files_elsewhere(sshd: Server, tmp_path: Path, monkeypatch, name) -> None:  # type: ignore[no-untyped-def]
+    """Nothing is written outside of the target."""
+
+    def listing(self: Sftp, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
+        yield from ()
+        return [(name, Attributes(size=1, mode=stat.S_IFREG | 0o644))]
+
+    monkeypatch.setattr(Sftp, "listing", listing)
+    with pytest.raises(FileTransferError, match="a file with the name"):
+        sshd.backend().get(".", tmp_path / "target")
+    assert names(tmp_path) == ["target"]
+
+
+def test_host_that_leads_elsewhere_by_a_link(sshd: Server, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """A name that is a link and a directory too: what is below stays in the target."""
+    backend = sshd.backend()
+    run(backend, "mkdir -p twice/a; echo x > twice/a/file").check()
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    honest = Sftp.listing
+
+    def listing(self: Sftp, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
+        found = yield from honest(self, path)
+        link = (b"a", Attributes(mode=stat.S_IFLNK | 0o777))
+        return [link, *found] if path == b"twice" else found
+
+    def read_link(self: Sftp, path: bytes) -> Steps[bytes]:
+        yield from ()
+        return os.fsencode(outside)
+
+    monkeypatch.setattr(Sftp, "listing", listing)
+    monkeypatch.setattr(Sftp, "read_link", read_link)
+    with pytest.raises(FileTransferError, match="Is a directory"):
+        backend.get("twice", tmp_path / "target")
+    assert names(outside) == []
+
+
+def test_server_that_answers_nonsense(make_sshd) -> None:  # type: ignore[no-untyped-def]
+    """An error of the library, whatever was said."""
+    script = r"printf '\0\0\0\5\2\0\0\0\3\0\0\0\11\151\0\0\0\1\0\0\0\1'; exec cat >/dev/null"
+    server = make_sshd(extra=["ForceCommand /bin/sh nonsense"])
+    (server.account.home / "nonsense").write_text(script + "\n")
+    with pytest.raises(FileTransferError, match="an answer that cannot be read"):
+        server.backend().get("file", io.BytesIO())

@@ -476,14 +476,15 @@ def _interpret(
     if not asked:
         host_name = host_name.replace("%%", "\0").replace("%h", destination.host)
         host_name = host_name.replace("\0", "%")
-    expand = _expander(destination.host, host_name, user, port, problems)
+    key_alias = optional("hostkeyalias")
+    expand = _expander(destination.host, host_name, user, port, key_alias, problems)
 
     def paths(keyword: str, default: Sequence[str]) -> tuple[str, ...]:
         given = values.get(keyword, default)
         # A key that is named twice is tried once.
         return tuple(dict.fromkeys(expand(path) for path in given if path.lower() != "none"))
 
-    alive = _whole("ServerAliveInterval", one("serveraliveinterval", "-1"), -1, 1 << 31)
+    alive = optional("serveraliveinterval")
     timeout = optional("connecttimeout")
     jump = optional("proxyjump")
     command = optional("proxycommand")
@@ -494,6 +495,7 @@ def _interpret(
             jump = None
         else:
             command = None
+    way = functools.partial(_way, destination.host, host_name, user, port)
     strict = one("stricthostkeychecking", "yes").lower()
     return HostConfig(
         host_name=host_name,
@@ -503,18 +505,18 @@ def _interpret(
         explicit_keys="identityfile" in values,
         identities_only=yes("identitiesonly", False),
         identity_agent=_agent(values, expand),
-        proxy_jump=tuple(hop.strip() for hop in jump.split(",")) if jump else (),
-        proxy_command=_command(command, destination.host, host_name, user, port),
+        proxy_jump=tuple(hop.strip() for hop in way(jump).split(",")) if jump else (),
+        proxy_command=way(command) if command is not None else None,
         user_known_hosts=paths("userknownhostsfile", DEFAULT_USER_KNOWN_HOSTS),
         global_known_hosts=paths("globalknownhostsfile", DEFAULT_GLOBAL_KNOWN_HOSTS),
         revoked_host_keys=next(iter(paths("revokedhostkeys", ())), None),
-        host_key_alias=optional("hostkeyalias"),
+        host_key_alias=key_alias,
         strict={"accept-new": "accept-new", "no": "no", "off": "no", "false": "no"}.get(
             strict, "yes"
         ),
         hash_known_hosts=yes("hashknownhosts", False),
-        connect_timeout=float(_whole("ConnectTimeout", timeout, 1, 1 << 31)) if timeout else None,
-        alive_interval=float(alive) if alive >= 0 else None,
+        connect_timeout=_seconds("ConnectTimeout", timeout, 1) if timeout else None,
+        alive_interval=_seconds("ServerAliveInterval", alive, 0) if alive else None,
         alive_count=_whole("ServerAliveCountMax", one("serveralivecountmax", "3"), 1, 1 << 31),
         ciphers=optional("ciphers"),
         kex=optional("kexalgorithms"),
@@ -531,7 +533,7 @@ def _interpret(
 
 
 def _expander(
-    alias: str, host_name: str, user: str, port: int, problems: list[str]
+    alias: str, host_name: str, user: str, port: int, key_alias: str | None, problems: list[str]
 ) -> Callable[[str], str]:
     """Return a function that fills in a path's tokens."""
     known = {
@@ -539,7 +541,7 @@ def _expander(
         "d": os.path.expanduser("~"),
         "h": host_name,
         "i": str(os.getuid()) if hasattr(os, "getuid") else "",
-        "k": alias,
+        "k": key_alias or alias,
         "n": alias,
         "p": str(port),
         "r": user,
@@ -578,11 +580,10 @@ def _agent(values: dict[str, list[str]], expand: Callable[[str], str]) -> str | 
     return os.environ.get(value[1:], "") if value.startswith("$") else expand(value)
 
 
-def _command(command: str | None, alias: str, host_name: str, user: str, port: int) -> str | None:
-    if command is None:
-        return None
+def _way(alias: str, host_name: str, user: str, port: int, text: str) -> str:
+    """Fill in the tokens of a ProxyCommand or a ProxyJump."""
     tokens = {"%": "%", "h": host_name, "n": alias, "p": str(port), "r": user}
-    return re.sub(r"%([%hnpr])", lambda found: tokens[found[1]], command)
+    return re.sub(r"%([%hnpr])", lambda found: tokens[found[1]], text)
 
 
 def _whole(name: str, value: Any, low: int, high: int) -> int:
@@ -593,6 +594,17 @@ def _whole(name: str, value: Any, low: int, high: int) -> int:
     if not low <= number <= high:
         raise ConfigError(f"{name} of the SSH configuration cannot be {value!r}")
     return number
+
+
+UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+
+
+def _seconds(name: str, value: str, low: int) -> float:
+    """Return a time like "90" or "1m30s" (sshd_config(5), "TIME FORMATS") in seconds."""
+    if re.fullmatch(r"(\d+[smhdw]?)+", value, re.ASCII | re.IGNORECASE):
+        parts = re.findall(r"(\d+)([smhdw]?)", value.lower())
+        value = str(sum(int(number) * UNITS[unit] for number, unit in parts))
+    return float(_whole(name, value, low, 1 << 31))
 
 
 @functools.lru_cache(maxsize=1)

@@ -80,6 +80,38 @@ def test_quotes_tokens_and_lists(tmp_path: Path) -> None:
     assert found.hash_known_hosts
 
 
+def test_tokens_that_depend_on_other_settings(tmp_path: Path) -> None:
+    """The alias of the host's key, and the way through jump hosts."""
+    path = write(
+        tmp_path,
+        "HostKeyAlias known-as\nUserKnownHostsFile /kh/%k\nHostName real\n"
+        "ProxyJump jump-%n,%h.jump:1%p\n",
+    )
+    found = resolve(Destination("web", "me"), path)
+    assert found.user_known_hosts == ("/kh/known-as",)
+    assert found.proxy_jump == ("jump-web", "real.jump:122")
+    path = write(tmp_path, "UserKnownHostsFile /kh/%k\n", "without")
+    assert resolve(Destination("web"), path).user_known_hosts == ("/kh/web",)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("7", 7), ("7s", 7), ("1m30s", 90), ("2H", 7200), ("1w1d", 691200)]
+)
+def test_times(tmp_path: Path, text: str, seconds: float) -> None:
+    """As OpenSSH has them, with units."""
+    path = write(tmp_path, f"ConnectTimeout {text}\nServerAliveInterval {text}\n")
+    found = resolve(Destination("web"), path)
+    assert (found.connect_timeout, found.alive_interval) == (seconds, seconds)
+
+
+@pytest.mark.parametrize("text", ["-1", "1x", "m", "1.5", "99999999999"])
+def test_times_that_are_none(tmp_path: Path, text: str) -> None:
+    """An error that names the setting."""
+    path = write(tmp_path, f"ConnectTimeout {text}\n")
+    with pytest.raises(ConfigError, match="ConnectTimeout"):
+        resolve(Destination("web"), path)
+
+
 def test_the_first_of_proxy_jump_and_proxy_command_stands(tmp_path: Path) -> None:
     """As in OpenSSH."""
     path = write(tmp_path, "ProxyCommand nc %h %p\nProxyJump bastion\n")

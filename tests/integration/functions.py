@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from multiprocessing.synchronize import Barrier
 from typing import Any
 
 import parallel_exec as px
@@ -10,6 +11,12 @@ import parallel_exec as px
 
 class Boom(Exception):  # noqa: N818 - it is one of a test
     """What these functions fail with."""
+
+
+def warm_up(others: Barrier) -> None:
+    """Start all that the library keeps in a worker, and wait for the others to have, too."""
+    px.run("true")
+    others.wait()
 
 
 def value() -> int:

@@ -21,15 +21,25 @@ from parallel_exec.errors import CommandFailedError, CommandTimeoutError, RunFai
 from tests.integration import functions
 from tests.integration.processes import Nap
 
-BACKENDS = ["threads", "processes", "loky", "dask"]
+spawning = multiprocessing.get_context("spawn")
+BACKENDS = [
+    "threads",
+    "processes",
+    pytest.param("loky", marks=pytest.mark.leaks("loky, whose processes come and go")),
+    pytest.param("dask", marks=pytest.mark.leaks("dask, whose threads and sockets come and go")),
+]
 
 
 def _open(kind: str) -> Iterator[Executor]:
+    # What an executor keeps while it is open is there before a test looks what leaks.
     if kind == "threads":
-        with ThreadPoolExecutor(3) as pool:
+        with ThreadPoolExecutor(3, initializer=threading.Barrier(3).wait) as pool:
+            concurrent.futures.wait([pool.submit(functions.value) for _ in range(3)])
             yield pool
     elif kind == "processes":
-        with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
+        barrier = spawning.Barrier(2)
+        with ProcessPoolExecutor(2, spawning, functions.warm_up, (barrier,)) as processes:
+            concurrent.futures.wait([processes.submit(functions.value) for _ in range(2)])
             yield processes
     elif kind == "loky":
         loky = pytest.importorskip("loky")
@@ -58,9 +68,6 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Executor]:
 def apart(executor: Executor) -> bool:
     """Return whether the executor works in other processes."""
     return not isinstance(executor, ThreadPoolExecutor)
-
-
-pytestmark = pytest.mark.leaks("other executors keep threads and processes for a while")
 
 
 def test_functions_run_there(executor: Executor, apart: bool) -> None:
@@ -184,7 +191,7 @@ def test_closed_executor_is_each_task_s_failure() -> None:
 
 def test_executor_whose_worker_dies_is_no_hang() -> None:
     """A worker process that dies fails what it ran."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, spawning) as pool:
         outcomes = px.all_settled([die, functions.value], executor=pool, concurrency=1)
     assert outcomes[0].status == "rejected"
     assert isinstance(outcomes[0].reason, concurrent.futures.process.BrokenProcessPool)

@@ -271,6 +271,8 @@ class Run:
         interrupt: BaseException | None = None
         while True:
             try:
+                if sys.is_finalizing():
+                    return  # commands have been ended, and no thread runs any more
                 if not self._scheduler.finished:
                     self.clock.post(self._stop, "closed", _left)
                 if isinstance(self.clock, reactor.Reactor) and self.clock.inside():

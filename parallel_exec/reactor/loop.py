@@ -157,11 +157,13 @@ class Reactor:
         here; the second finds the loop owned and ends.
         """
         for attempt in itertools.count():
+            if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+                raise RuntimeError("no thread can be started: the interpreter is shutting down")
             try:
                 threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
                 return
-            except RuntimeError:  # out of threads: others may end
-                if attempt == 100 or sys.is_finalizing():
+            except RuntimeError as error:  # out of threads: others may end
+                if attempt == 100 or starts_no_more_threads(error):
                     raise
                 time.sleep(0.05)
 

@@ -720,6 +720,33 @@ def test_exit_with_an_iterator_in_the_middle(nap: Nap, tmp_path: Path) -> None:
         assert script.errors() == ""
 
 
+def test_exit_with_an_iterator_whose_function_runs(tmp_path: Path) -> None:
+    """An iterator that is still held when the program ends does not wait for functions."""
+    code = """
+    values = px.parallel_imap(time.sleep, [0, 1000, 1000])
+    next(values)
+    """
+    with python(tmp_path, code) as script:
+        assert script.exit_code() == 0
+        assert script.errors() == ""
+
+
+def test_exit_hook_may_be_the_first_to_run_a_command(tmp_path: Path) -> None:
+    """An exit hook runs a command, or is told at once that no thread starts any more."""
+    code = """
+    import atexit
+    def late():
+        try:
+            print(px.run("echo late").text(), end="")
+        except RuntimeError:  # Python 3.12
+            print("late")
+    atexit.register(late)
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "late\n"
+        assert script.errors() == ""
+
+
 def test_sigterm_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
     """SIGTERM ends the program as ever, and its commands with it."""
     code = f"px.all([{tree(nap)!r}] * 2)"

@@ -906,6 +906,27 @@ def test_sigkill_while_others_are_being_ended_leaves_nobody(
         nap.wait_for_none()
 
 
+@pytest.mark.parametrize("first", ["exec sleep 1000", "exit 0"])
+def test_each_is_told_once(nap: Nap, tmp_path: Path, first: str) -> None:
+    """Whether the command's first process still runs or not: who is in its group gets TERM by
+    the group's signal alone. A second one would mean haste to many a program.
+    """
+    said, slow, own = tmp_path / "said", tmp_path / "slow", tmp_path / "own"
+    slow.write_text(f"trap 'echo >> {said}' TERM; while :; do {nap} & wait; done")
+    token = px.CancelToken()
+    command = f"echo $$ > {own}; sh {slow} & {first}"
+    future = px.submit(command, kill_after=0.5, cancel=token)
+    nap.wait_for(1)
+    if first == "exit 0":
+        pid = int(lines_of(own)[0])
+        eventually(lambda: gone(pid), "the end of the first process")
+    token.cancel()
+    with pytest.raises(TaskCancelledError):
+        future.result()
+    assert lines_of(said) == [""]
+    nap.wait_for_none()
+
+
 @linux
 def test_sigkill_with_forked_children_alive_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
     """A forked child of the program that lives on does not hide the program's death."""

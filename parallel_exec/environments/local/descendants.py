@@ -54,8 +54,8 @@ def find(token: str, commands: Mapping[int, int]) -> dict[int, list[Stray]]:
 
     Args:
         token: The mark of this process's commands.
-        commands: Serial number to process id (the group's leader) of each; -1 if that is
-            not known any more.
+        commands: Serial number to group of each; negative if its first process has been
+            reaped, so that only the group still has that number for sure.
 
     Returns:
         Serial number to its strays. Empty where there is no ``/proc``.
@@ -63,21 +63,21 @@ def find(token: str, commands: Mapping[int, int]) -> dict[int, list[Stray]]:
     if not hasattr(os, "pidfd_open"):
         return {}
     own = _own_marks(token, commands)
-    leaders = {pid: serial for serial, pid in commands.items()}
+    groups = {abs(group) for group in commands.values()}
     table = {pid: process for pid in _pids() if (process := _look(pid)) is not None}
     children: dict[int, list[int]] = {}
     for pid, process in table.items():
         children.setdefault(process.parent, []).append(pid)
     found: dict[int, set[int]] = {}
-    for leader, serial in leaders.items():
-        line = [leader]
+    for serial, leader in commands.items():
+        line = [leader] if leader > 0 else []
         while line:
             for pid in children.get(line.pop(), ()):
                 line.append(pid)
                 if table[pid].group != leader:
                     found.setdefault(serial, set()).add(pid)
     for pid, process in table.items():
-        if process.group not in leaders and pid != os.getpid():
+        if process.group not in groups and pid != os.getpid():
             marked = own.get(_mark_of(pid))
             if marked is not None:
                 found.setdefault(marked, set()).add(pid)

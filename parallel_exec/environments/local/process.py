@@ -15,6 +15,7 @@ it, and only a group known to have some is signalled.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -22,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from parallel_exec import reactor
@@ -155,6 +157,8 @@ class Process:
                 self.host.wait_for_room(self)
             else:
                 self.refuse(self._refusal(error))
+        except ExecutorClosedError as error:
+            self.refuse(error)
         except Exception as error:
             refusal = CommandStartError(f"{self.command} cannot be started: {error}")
             refusal.__cause__ = error if not self.command.has_secrets() else None
@@ -176,6 +180,7 @@ class Process:
         self._output = output = Output(command, self._caught_up)
         data = command.input_bytes() if command.input is not None else None
         opened: list[int] = []
+        feeder: SimpleQueue[int] | None = None
         slot = -1
         try:
             stdin = host.null
@@ -189,6 +194,8 @@ class Process:
             if command.capture or not output.discards(STDERR):
                 self._fds[STDERR], stderr = os.pipe()
                 opened += (self._fds[STDERR], stderr)
+            if command.input is not None and data is None:
+                feeder = self._start_feeder()
             slot = watchdog.announce(serial, command.kill_after)
             self._started_at = time.time()
             self.started = time.monotonic()
@@ -199,6 +206,8 @@ class Process:
             self._fds = [-1, -1]
             self._input = -1
             watchdog.clear(slot)
+            if feeder is not None:
+                feeder.put(-1)
             raise
         self.live = True
         self._slot = slot
@@ -214,8 +223,14 @@ class Process:
             self.watch_output()
         else:
             host.young(self)
-        if self._input >= 0:
-            self._feed(data)
+        if feeder is not None:
+            fd, self._input = self._input, -1
+            host.inputs.add(fd)
+            feeder.put(fd)
+        elif data is not None:
+            os.set_blocking(self._input, False)
+            writer = partial(self._write, memoryview(data), [0])
+            host.reactor.watch(self._input, writer, WRITE)
 
     def watch_output(self) -> None:
         """Have its output read as it comes.
@@ -264,34 +279,31 @@ class Process:
 
     # Input and output
 
-    def _feed(self, data: bytes | None) -> None:
-        """Give the command its input, while its output is read."""
-        if data is not None:
-            os.set_blocking(self._input, False)
-            feeder = partial(self._write, memoryview(data), [0])
-            self.host.reactor.watch(self._input, feeder, WRITE)
-            return
-        # A file may block for as long as it likes; that is what its thread is for.
-        fd, self._input = self._input, -1
-        self.host.inputs.add(fd)
-        self.host.reactor.post(self._feed_by_thread, fd)
+    def _start_feeder(self) -> SimpleQueue[int]:
+        """Start the thread that reads an input file, which may block for as long as it likes.
 
-    def _feed_by_thread(self, fd: int) -> None:
-        if self._over:
-            self._fed(fd)
-            return
+        Before the command is: one that has its process and no thread would wait for what
+        others like it keep.
+
+        Returns:
+            Where the thread gets the pipe to write to, or -1 if there is no command.
+
+        Raises:
+            OSError: The system is out of threads now.
+            ExecutorClosedError: The interpreter exits.
+        """
+        pipe: SimpleQueue[int] = SimpleQueue()
         thread = threading.Thread(
-            target=self._feed_file, args=(fd,), name="parallel_exec input", daemon=True
+            target=self._feed_file, args=(pipe,), name="parallel_exec input", daemon=True
         )
         try:
             thread.start()
-        except RuntimeError as error:  # out of threads: wait and go on
+        except RuntimeError as error:
             if reactor.starts_no_more_threads(error):
                 what = f"no thread to read the input of {self.command}: {error}"
-                self._fail(ExecutorClosedError(what, environment=self.backend.name), fd)
-                return
-            self.ticket.strained(error)
-            self.host.reactor.call_at(time.monotonic() + 0.05, self._feed_by_thread, fd)
+                raise ExecutorClosedError(what, environment=self.backend.name) from None
+            raise OSError(errno.EAGAIN, str(error)) from None
+        return pipe
 
     def _write(self, data: memoryview, sent: list[int]) -> None:
         try:
@@ -303,7 +315,10 @@ class Process:
             pass  # the command has stopped reading, which it may
         self._close_input()
 
-    def _feed_file(self, fd: int) -> None:
+    def _feed_file(self, pipe: SimpleQueue[int]) -> None:
+        fd = pipe.get()
+        if fd < 0:
+            return
         try:
             reader = FileReader(self.command.input, self.command.encoding)
             while (chunk := reader.read(fd)) and _write_all(fd, chunk):
@@ -422,8 +437,8 @@ class Process:
 
     @property
     def leader(self) -> int:
-        """The id of its first process, or -1 if that may be another's by now."""
-        return -1 if self._reaped else self.pid
+        """The id of its group; negative if its first process's may be another's by now."""
+        return -self.pid if self._reaped else self.pid
 
     def add_strays(self, strays: Iterable[Stray]) -> None:
         """Take over the processes that left the session: all that could be found."""

@@ -115,8 +115,13 @@ class Watchdog:
     def stop(self) -> None:
         """End the process and reap it."""
         process, self.process = self.process, None
-        if process is not None:
+        if process is None:
+            return
+        try:
             process.kill()
+        except PermissionError:  # this process has become another user's: it ends with it
+            process.returncode = 0
+        else:
             process.wait()
 
     def forget(self) -> None:

@@ -614,11 +614,13 @@ class LoadBalancer(_Distributor):
             A pair: the worker, and what it gave.
 
         Raises:
+            ConfigError: An argument cannot be used; nothing ran.
             NoWorkerError: Every worker is down; nothing ran.
             BaseException: What the task failed with; a note names the worker.
 
         **Blocking:** until the task has ended.
         """
+        checks.number("weight", weight)  # a pair with a string would be a command of two words
         return self.execute_many([(task, weight)], **options)[0]
 
     def execute_many(

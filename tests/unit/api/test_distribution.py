@@ -425,6 +425,8 @@ async def coroutine(task: Any) -> Any:
         (lambda: px.LoadBalancer([echo], probe_after=0), "probe_after must be"),
         (lambda: px.LoadBalancer([echo]).execute_many("ab"), "tasks must be"),  # type: ignore[arg-type]
         (lambda: px.LoadBalancer([echo]).execute(1, weight=0), "weight must be"),
+        (lambda: px.LoadBalancer([echo]).execute("a", weight="3"), "weight must be"),  # type: ignore[arg-type]
+        (lambda: px.LoadBalancer([echo]).execute("a", weight=None), "weight must be"),  # type: ignore[arg-type]
     ],
 )
 def test_unusable_arguments_are_refused(make: Callable[[], object], message: str) -> None:

@@ -152,8 +152,12 @@ class Output:
 
     @property
     def full(self) -> bool:
-        """Whether callbacks are so far behind that reading shall pause."""
-        return self._mailbox is not None and self._backlog > BACKLOG
+        """Whether callbacks are so far behind that reading shall pause.
+
+        Not where they have no thread: a command that is not read does not end, and it may
+        be its end that makes room for one.
+        """
+        return self._mailbox is not None and self._backlog > BACKLOG and not self._mailbox.starved
 
     def close(self, done: Callable[[], object]) -> None:
         """Call `done` when the last callback has returned: at once if there is none."""

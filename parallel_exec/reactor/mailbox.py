@@ -26,15 +26,19 @@ class Mailbox:
     """Calls functions one after the other in a thread that comes and goes.
 
     One lock: it guards `_calls` and `_running`; calls are made outside of it.
+
+    Attributes:
+        starved: Whether there is something to call and no thread to be had for it.
     """
 
-    __slots__ = ("_calls", "_condition", "_name", "_running")
+    __slots__ = ("_calls", "_condition", "_name", "_running", "starved")
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._calls: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._condition = threading.Condition(threading.Lock())
         self._running = False
+        self.starved = False
 
     def put(self, call: Callable[..., object], *args: Any) -> None:
         """Have `call` made after those put before. Whatever it raises is logged."""
@@ -50,11 +54,13 @@ class Mailbox:
         thread = threading.Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
+            self.starved = False
         except RuntimeError as error:
             reactor = get()
             if starts_no_more_threads(error):  # better in the service thread than never
                 reactor.post(self._run, 0)
             else:  # out of threads: try again when there may be some
+                self.starved = True
                 reactor.call_at(reactor.now() + 0.05, self._start)
 
     def _run(self, linger: float = LINGER_S) -> None:

@@ -360,21 +360,20 @@ def test_out_of_processes_it_slows_down_and_completes(tmp_path: Path) -> None:
     code = """
     import resource
     uid = 54321  # nobody's: what others run does not count
-    px.values = None
     os.setgid(uid)
     os.setuid(uid)
     resource.setrlimit(resource.RLIMIT_NPROC, (12, 12))
     results = px.all([["sleep", "0.05"]] * 60, concurrency=None)
     print(len(results), all(result.ok for result in results))
     """
-    with python(tmp_path, code.replace("    px.values = None\n", "")) as script:
+    with python(tmp_path, code) as script:
         assert script.rest() == "60 True\n", script.errors()
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the limit is not for root, so a root must change")
 def test_out_of_threads_it_slows_down_and_completes(tmp_path: Path) -> None:
     """Functions that find no thread run when others have ended; callbacks and input files,
-    which need threads too, likewise.
+    which need threads too, likewise: commands do not keep from each other what all wait for.
     """
     tmp_path.chmod(0o777)
     code = """
@@ -392,11 +391,16 @@ def test_out_of_threads_it_slows_down_and_completes(tmp_path: Path) -> None:
     lines = []
     def command(number):
         return px.Command(["cat"], input=io.BytesIO(b"%d\\n" % number), on_stdout=lines.append)
-    px.all([command(number) for number in range(12)], concurrency=None)
-    print(sorted(map(int, lines)) == list(range(12)))
+    px.all([command(number) for number in range(30)], concurrency=None)
+    print(sorted(map(int, lines)) == list(range(30)))
+    lines.clear()
+    much = px.Command(["seq", "200000"], on_stdout=lines.append)
+    px.all([much] * 10, concurrency=None)
+    print(len(lines))
     """
     with python(tmp_path, code) as script:
-        assert script.rest() == "True\nTrue\n", script.errors()
+        assert script.rest() == "True\nTrue\n2000000\n", script.errors()
+        assert not script.errors()  # at the exit of what has become another user's, too
 
 
 def test_threads_that_cannot_be_started_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

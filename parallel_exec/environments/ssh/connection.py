@@ -39,6 +39,7 @@ LEAST_ROOM = 512  # what an idle connection waits with
 
 DATA = (common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA)
 
+STUCK_LOOK_S = 1.0  # how often a writer that can write nothing looks whether to give up
 A_MOMENT_S = 0.1  # from a channel's end to when it surely no longer counts there
 REFUSALS = 10  # in a row are no accident
 
@@ -80,6 +81,7 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
         self.before_waiting: Callable[[], object] = lambda: None
+        self.gives_up: Callable[[float], bool] = lambda seconds: False
 
     def start_handshake(self, timeout: float) -> None:
         """Start no timer thread: who waits for the handshake has a deadline."""
@@ -205,12 +207,16 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
             self._together.append(out)
             return
         view = memoryview(out)
+        stuck_since: float | None = None
         while view:
             try:
                 sent = self._sock.send(view)
+                stuck_since = None
             except (TimeoutError, BlockingIOError):
                 sent = 0
-                if self.closed:
+                now = time.monotonic()
+                stuck_since = now if stuck_since is None else stuck_since
+                if self.closed or self.gives_up(now - stuck_since):
                     raise EOFError from None
             except Exception as error:
                 raise EOFError(str(error)) from error
@@ -292,6 +298,7 @@ class _Added:
         "freed_at",
         "full",
         "on_end",
+        "patience",
         "service_accepted",
         "why",
     )
@@ -312,6 +319,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         freed_at: When a channel was last closed here, in monotonic seconds.
         full: Whether the last channel that was refused was one too many; else one that
             had been closed a moment before may still have counted on the far side.
+        patience: Seconds that the far side may take nothing of what is written before the
+            connection counts as dead; None leaves that to the keepalive.
     """
 
     _preferred_compression = ("none",)
@@ -349,6 +358,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self._preferred_macs = tuple(name for name in MACS if name in self._mac_info)
         self.packetizer.quiet = self._quiet
         self.packetizer.before_waiting = self._wake
+        self.packetizer.gives_up = self._gives_up
+        self.patience: float | None = None
         self.clear_to_send_timeout = 60.0
         self.service_accepted = False
         self.allowed_methods: tuple[str, ...] = ()
@@ -466,7 +477,12 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         See `_open_channel` for what it raises.
         """
         channel = CommandChannel(0)
-        register(channel.poke)
+
+        def wake() -> None:
+            self.hurry(timeout)
+            channel.poke()
+
+        register(wake)
         return channel if self._open_channel("session", channel, (), timeout, wanted) else None
 
     def open_tunnel(
@@ -621,6 +637,20 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             if time.monotonic() > deadline:
                 raise BrokenError("the exchange of new keys hung")
 
+    def hurry(self, seconds: float) -> None:
+        """Have no thread wait longer than that to write: there is something to end."""
+        self.patience = seconds
+        if isinstance(self.sock, Tunnel):
+            self.sock.transport.hurry(seconds)
+
+    def _gives_up(self, stuck: float) -> bool:
+        """Return whether a writer that has been stuck so long shall give up."""
+        if self.patience is None or stuck < self.patience:
+            return False
+        self.why = f"the host has taken nothing for {stuck:.3g} s"
+        self.active_end()
+        return True
+
     def send_if_possible(self, message: Any) -> None:
         """Send from the reading thread, but never wait there for another writer."""
         if self.active and self.clear_to_send.is_set() and self.packetizer.free_to_write():
@@ -675,10 +705,12 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
 
 
 def _wait_at_most(sock: socket.socket, seconds: float) -> None:
-    """Have the system time `recv` out: Python would ask it first, by `poll`, each time."""
+    """Have the system time `recv` and `send` out: Python would ask it by `poll` each time."""
     try:
         limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        look = struct.pack("ll", int(STUCK_LOOK_S), int(STUCK_LOOK_S % 1 * 1e6))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, look)
     except (OSError, struct.error):
         return  # it stays as paramiko has set it
     sock.settimeout(None)

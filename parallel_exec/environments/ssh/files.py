@@ -169,7 +169,6 @@ def _session(pool: HostPool, name: str, timeout: float, stop: Stop) -> Iterator[
                     ) from error
                 if channel is None:
                     raise StoppedError
-                stop.on_change(channel.poke)
                 sftp = Sftp(channel, max(timeout, 60.0), lambda: stop.reason is not None)
                 try:
                     sftp.begin()

@@ -146,7 +146,6 @@ class Running:
             return self._never_ran()
         self._started_at = time.time()
         self._began = time.monotonic()
-        self._stop.on_change(self._poke)
         try:
             try:
                 self._start()

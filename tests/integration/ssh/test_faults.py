@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from parallel_exec.environments.base import Stop
 from parallel_exec.errors import (
     AuthenticationError,
     ConfigError,
@@ -121,6 +123,47 @@ def test_network_cut_without_a_word(sshd: Server) -> None:
     finally:
         cut.close()
         end("sleep 30")
+
+
+def test_network_cut_under_much_input(sshd: Server) -> None:
+    """A thread that is stuck in writing holds up no end, its own nor that of the others."""
+    cut = Cut(sshd.port)
+    backend = sshd.backend(
+        f"{sshd.account.user}@127.0.0.1:{cut.port}",
+        known_hosts=str(_trust(sshd, cut.port)),
+        connect_timeout=1.0,
+        keepalive=0,
+    )
+    run(backend, "true")
+    assert backend._pool is not None
+    transport = backend._pool._connections[0].transport
+    # Less room on the way than the windows of eight commands.
+    transport.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    cut._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+    word = mark()
+    command = f"cat >/dev/null; : {word}"
+    stops = [Stop() for _ in range(8)]
+    with open("/dev/zero", "rb") as endless, ThreadPoolExecutor(8) as threads:
+        try:
+            results = [
+                threads.submit(run, backend, command, input=endless, stop=stop, kill_after=0)
+                for stop in stops
+            ]
+            wait_until(lambda: len(running(word)) == 8, "they run")
+            cut.cut()
+            looks: list[bool] = []
+
+            def stuck() -> bool:
+                looks.append(transport.packetizer.free_to_write())
+                return len(looks) >= 50 and not any(looks[-50:])
+
+            wait_until(stuck, "one of them is stuck")
+            for stop in stops:
+                stop.end("timeout")
+            assert {result.result(30).stopped for result in results} <= {"timeout", "lost"}
+        finally:
+            backend.close()
+            cut.close()
 
 
 def test_connection_that_a_router_forgot(sshd: Server) -> None:

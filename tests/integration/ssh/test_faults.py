@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import queue
 import shutil
 import signal
 import socket
@@ -105,24 +106,25 @@ def test_what_a_broken_connection_left_is_ended_before_the_end(make_sshd) -> Non
 def test_network_cut_without_a_word(sshd: Server) -> None:
     """Noticed by unanswered questions; what ran is lost."""
     cut = Cut(sshd.port)
+    word = mark()
     try:
         backend = sshd.backend(
             f"{sshd.account.user}@127.0.0.1:{cut.port}",
             known_hosts=str(_trust(sshd, cut.port)),
             keepalive=0.2,
         )
-        timer = threading.Timer(0.5, cut.cut)
-        timer.start()
-        began = time.monotonic()
-        result = run(backend, "echo begun; sleep 30")
-        timer.join()
-        assert result.stopped == "lost"
-        assert result.stdout == b"begun\n"
-        assert time.monotonic() - began < 5
-        assert running("sleep 30")
+        lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        future = backend.submit(f"echo begun; sleep {word}", on_stdout=lines.put)
+        assert lines.get(timeout=30) == "begun"
+        cut.cut()
+        with pytest.raises(ConnectionLostError) as lost:
+            future.result(30)
+        assert lost.value.result is not None
+        assert lost.value.result.stdout == b"begun\n"
+        assert running(f"sleep {word}")
     finally:
         cut.close()
-        end("sleep 30")
+        end(f"sleep {word}")
 
 
 def test_network_cut_under_much_input(sshd: Server) -> None:

@@ -330,10 +330,11 @@ class Run:
 
     def cancel_futures(self) -> None:
         """Cancel the futures of the tasks that have not begun; these are then skipped."""
-        with self._lock:
-            actions = self._take()
+        with self._lock:  # between two steps; makes none itself, as nothing in this thread does
             tasks = list(self._scheduler.live.values())
-        self._perform(actions)
+            for step, arguments in list(self._inbox):
+                if step == self._fed:
+                    tasks += arguments[0]
         for task in tasks:
             if task.future is not None:
                 task.future.cancel()

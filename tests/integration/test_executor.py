@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
+from parallel_exec import reactor
 from parallel_exec.errors import ConfigError, ExecutorClosedError
 from tests.integration.processes import PATIENCE_S, Nap, eventually, python
 
@@ -361,6 +362,20 @@ def test_shutdown_cancels_what_waits(gate: Gate) -> None:
     gate.open()
     pool.shutdown()
     assert running.result(0) == "done"
+
+
+def test_shutdown_that_cancels_starts_nothing(gate: Gate) -> None:
+    """``cancel_futures=True`` begins nothing of what nobody has come to yet: a Ctrl-C in the
+    middle of that would leave it half begun.
+    """
+    pool = px.ParallelExecutor(1)
+    reactor.get().post(gate)
+    gate.wait_for()
+    futures = [pool.submit(int) for _ in range(3)]
+    pool.shutdown(wait=False, cancel_futures=True)
+    assert [future.cancelled() for future in futures] == [True, True, True]
+    gate.open()
+    pool.shutdown()
 
 
 def test_shutdown_takes_no_more() -> None:

@@ -656,6 +656,7 @@ class _Input:
             self._ended
             and self._next is None
             and self.error is None
+            and not self._data
             and not self._tail
             and not self._gates
         )
@@ -689,7 +690,8 @@ class _Input:
         self._now = self._now[size:]
 
     def _begin_data(self) -> None:
-        if self._file is None:
+        # Little goes along with what is before it; much is not copied for that.
+        if self._file is None and len(self._data) <= CHUNK:
             self._now = memoryview(b"".join((self._now, self._data, self._tail)))
             self._data = self._tail = b""
 
@@ -703,7 +705,9 @@ class _Input:
             self._wakes = None
 
     def _refill(self) -> None:
-        if self._thread is not None:
+        if self._data:
+            self._now, self._data = memoryview(self._data), b""
+        elif self._thread is not None:
             data, self._next = self._next, None
             if data is not None:
                 self._now = memoryview(data)

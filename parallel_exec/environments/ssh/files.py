@@ -84,6 +84,10 @@ def put(
                 if stat.S_ISDIR(status.st_mode):
                     job.total = _size_below(local) if progress is not None else None
                     job.put_directory(local, path.rstrip(b"/") or b"/")
+                elif not stat.S_ISREG(status.st_mode):  # a pipe may have nobody at its other end
+                    raise FileTransferError(
+                        f"{local} is neither a file nor a directory", environment=name
+                    )
                 else:
                     job.total = status.st_size
                     if path.endswith(b"/") or sftp.run(job.is_directory(path)):

@@ -327,6 +327,27 @@ def test_group_copies_with_progress(make_sshd: Any, tree: Path, tmp_path: Path) 
             group.put(io.BytesIO(b"x"), "x")
 
 
+def test_what_is_no_file_is_refused(sshd: Server, tmp_path: Path) -> None:
+    """Nobody may ever write to a pipe, and no timeout ends the wait for that."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    errors: list[BaseException] = []
+
+    def put() -> None:
+        try:
+            sshd.backend().put(pipe, "pipe")
+        except FileTransferError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=put)
+    thread.start()
+    thread.join(5)
+    if thread.is_alive():
+        pipe.open("wb").close()
+        thread.join()
+    assert [str(error) for error in errors] == [f"{pipe} is neither a file nor a directory"]
+
+
 def test_a_directory_is_in_the_way(sshd: Server, tmp_path: Path) -> None:
     """Of a file or a link: the error names it, and nothing else is left beside it."""
     backend = sshd.backend()

@@ -623,10 +623,7 @@ class Run:
                 mine = subject
                 continue
             try:
-                if verb is steps.START and not subject.work.threaded:
-                    self._launch(subject)
-                else:
-                    self._do(verb, subject, argument)
+                self._do(verb, subject, argument)
             except BaseException as error:
                 # Somebody's environment or limit breaks the rule never to raise here, or a
                 # callback raises SystemExit: that is not to cost the actions that follow.
@@ -637,7 +634,10 @@ class Run:
 
     def _do(self, verb: str, subject: Any, argument: Any) -> None:
         if verb is steps.START:
-            self._hand_out(subject)
+            if subject.work.threaded:
+                self._hand_out(subject)
+            else:
+                self._launch(subject)
         elif verb is steps.END:
             self._end(subject, argument)
         elif verb is steps.AGAIN:

@@ -158,7 +158,7 @@ class Reactor:
         """
         for attempt in itertools.count():
             if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
-                raise RuntimeError("no thread can be started: the interpreter is shutting down")
+                raise RuntimeError("no thread can be started at interpreter shutdown")
             try:
                 threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
                 return
@@ -209,10 +209,7 @@ class Reactor:
         for fd, _ in ready:
             handler = self._handlers.get(fd) or self._once.pop(fd, None)
             if handler is not None:  # else an earlier one of this turn removed it
-                try:
-                    handler()
-                except BaseException:
-                    log.exception("the service thread met an error in %r", handler)
+                self._call(handler, ())
         for _ in range(len(inbox)):  # what these post in turn comes next time
             self.messages += 1
             self._call(*inbox.popleft())

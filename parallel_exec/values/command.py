@@ -125,15 +125,15 @@ class Command:
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
-        if isinstance(args, str):
-            put(self, "args", (_word("command", args),))
-            put(self, "shell", True)
-        elif isinstance(args, Command):
+        if isinstance(args, Command):
             self._take_over(args)
         elif isinstance(args, Script):
             put(self, "args", args.words)
             put(self, "shell", True)
-        elif isinstance(args, list | tuple | Sequence) and not isinstance(args, bytes):
+        elif isinstance(args, str):
+            put(self, "args", (_word("command", args),))
+            put(self, "shell", True)
+        elif isinstance(args, Sequence) and not isinstance(args, bytes):
             put(self, "args", tuple([_word("command", word) for word in args]))
         else:
             raise checks.refuse("command", args, "a string or a list of words")

@@ -27,7 +27,6 @@ log = logging.getLogger("parallel_exec")
 
 ROOM_S = 0.05  # how often a command without descriptors or processes tries again
 YOUNG_S = 0.005  # how long a command's output waits to be looked at first
-GROWN_S = 0.005  # how often it is looked whose has waited that long
 CHECK_S = 0.01  # how often what is being ended is looked at
 
 
@@ -103,9 +102,8 @@ class Host:
         while young:
             process = young[0]
             if process.live:
-                due = process.started + YOUNG_S
-                if due > now:
-                    self.reactor.call_at(max(due, now + GROWN_S), self._grown)
+                if process.started + YOUNG_S > now:
+                    self.reactor.call_at(now + YOUNG_S, self._grown)  # not for each by itself
                     return
                 process.watch_output()
             young.popleft()
@@ -145,7 +143,7 @@ class Host:
     def _seek(self) -> None:
         """Find who left the sessions that are being ended: one look for all of them."""
         sought, self._sought = self._sought, []
-        commands = {process.serial: process.leader for process in sought if process.live}
+        commands = {process.serial: process.group for process in sought if process.live}
         if commands:
             found = descendants.find(self.watchdog.token, commands)
             for process in sought:

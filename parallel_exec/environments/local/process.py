@@ -436,7 +436,7 @@ class Process:
             self.check()
 
     @property
-    def leader(self) -> int:
+    def group(self) -> int:
         """The id of its group; negative if its first process's may be another's by now."""
         return -self.pid if self._reaped else self.pid
 

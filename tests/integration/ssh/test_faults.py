@@ -13,9 +13,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import parallel_exec as px
 from parallel_exec.environments.base import Stop
 from parallel_exec.errors import (
     AuthenticationError,
@@ -108,11 +110,7 @@ def test_network_cut_without_a_word(sshd: Server) -> None:
     cut = Cut(sshd.port)
     word = mark()
     try:
-        backend = sshd.backend(
-            f"{sshd.account.user}@127.0.0.1:{cut.port}",
-            known_hosts=str(_trust(sshd, cut.port)),
-            keepalive=0.2,
-        )
+        backend = _through(cut, sshd, keepalive=0.2)
         lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         future = backend.submit(f"echo begun; sleep {word}", on_stdout=lines.put)
         assert lines.get(timeout=30) == "begun"
@@ -130,12 +128,7 @@ def test_network_cut_without_a_word(sshd: Server) -> None:
 def test_network_cut_under_much_input(sshd: Server) -> None:
     """A thread that is stuck in writing holds up no end, its own nor that of the others."""
     cut = Cut(sshd.port)
-    backend = sshd.backend(
-        f"{sshd.account.user}@127.0.0.1:{cut.port}",
-        known_hosts=str(_trust(sshd, cut.port)),
-        connect_timeout=1.0,
-        keepalive=0,
-    )
+    backend = _through(cut, sshd, connect_timeout=1.0, keepalive=0)
     run(backend, "true")
     assert backend._pool is not None
     transport = backend._pool._connections[0].transport
@@ -171,11 +164,7 @@ def test_network_cut_under_much_input(sshd: Server) -> None:
 def test_connection_that_a_router_forgot(sshd: Server) -> None:
     """Nothing answers on it any more, yet the host is there: the next command connects anew."""
     cut = Cut(sshd.port)
-    backend = sshd.backend(
-        f"{sshd.account.user}@127.0.0.1:{cut.port}",
-        known_hosts=str(_trust(sshd, cut.port)),
-        connect_timeout=1.0,
-    )
+    backend = _through(cut, sshd, connect_timeout=1.0)
     try:
         run(backend, "true")
         cut.forget()
@@ -191,11 +180,13 @@ def test_connection_that_a_router_forgot(sshd: Server) -> None:
         cut.close()
 
 
-def _trust(server: Server, port: int) -> Path:
-    known = server.base / f"known-{port}"
+def _through(cut: Cut, server: Server, **options: Any) -> px.SSH:
+    """Return the server as it is reached through `cut`, and trusted there."""
+    known = server.base / f"known-{cut.port}"
     line = server.known_hosts.read_text().split(" ", 1)[1]
-    known.write_text(f"[127.0.0.1]:{port} {line}")
-    return known
+    known.write_text(f"[127.0.0.1]:{cut.port} {line}")
+    destination = f"{server.account.user}@127.0.0.1:{cut.port}"
+    return server.backend(destination, known_hosts=str(known), **options)
 
 
 def test_banner_that_never_comes(sshd: Server) -> None:

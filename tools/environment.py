@@ -55,7 +55,9 @@ def make(interpreter: interpreters.Interpreter, groups: list[str]) -> Path:
 
 def digest(interpreter: interpreters.Interpreter) -> str:
     """Return what tells whether an environment is out of date."""
-    sources = [(TREE / name).read_bytes() for name in ("setup.cfg", "pyproject.toml")]
+    files = [TREE / name for name in ("setup.cfg", "setup.py", "pyproject.toml")]
+    files += sorted(TREE.glob("parallel_exec/**/*.c"))
+    sources = [file.read_bytes() for file in files]
     version = ".".join(map(str, interpreter.version)).encode()
     return hashlib.sha256(b"\0".join([version, *sources])).hexdigest()
 

@@ -679,9 +679,9 @@ class Run:
             return
         if self._prepares or task.work.timeout is not None:
             self._begin(task)
-        task.execution = execution = task.work.start(task)
-        if task.ending is not None:  # asked to end while it was being started
-            execution.end(task.ending)
+        attempt = task.attempt
+        execution = task.work.start(task)
+        self._step(self._scheduler.launched, task, attempt, execution)
 
     def _hand_out(self, task: Task) -> None:
         """Have a try called by a worker: one that waits, or a new one."""

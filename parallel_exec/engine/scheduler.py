@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 from parallel_exec.engine.events import Event, TaskFinished, TaskRetrying, TaskStarted
 from parallel_exec.engine.retry import GiveUp, RetryAgain
-from parallel_exec.engine.task import Task
+from parallel_exec.engine.task import Stoppable, Task
 from parallel_exec.errors import TaskCancelledError, TaskTimeoutError
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter, Request
@@ -167,6 +167,13 @@ class Scheduler:
         if last:
             self.closed = True
         self._finish_if_over()
+
+    def launched(self, task: Task, attempt: int, execution: Stoppable) -> None:
+        """What can be asked to end a try is known now. It may have ended already."""
+        if task.attempt == attempt and task.state in ("running", "ending"):
+            task.execution = execution
+            if task.ending is not None:  # it was asked to end while it was being started
+                self.actions.append((END, task, task.ending))
 
     def granted(self, task: Task, now: float) -> None:
         """A place has come free for `task`."""

@@ -1,15 +1,19 @@
-"""The service thread: it watches descriptors, keeps timers and takes messages.
+"""The service threads: they watch descriptors, keep timers and take messages.
 
 Everything that must not wait for anything else happens here: starting and draining
 local commands, the steps of the scheduler that nobody's thread is at hand for, retries,
 rates and deadlines. What runs here must never block and never call foreign code.
 
+There are two of them, on more than one core. Starting a command is the one thing that takes
+its time here, most of it outside the interpreter's lock: the other thread works meanwhile.
+The first does everything else; `backend` has commands shared out among them.
+
 `post` is what makes the library safe under Ctrl-C: a KeyboardInterrupt can hit the
 calling thread at any bytecode, so that thread changes no shared state. It appends to a
 deque, which either has happened or has not.
 
-No locks here. The handlers, the timer heap and the poller belong to the service thread;
-the inbox is a deque, whose `append` and `popleft` are atomic.
+No locks here. The handlers, the timer heap and the poller belong to their thread; the
+inbox is a deque, whose `append` and `popleft` are atomic.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from typing import Any, Protocol
 
 from parallel_exec.reactor import poller
 
-__all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
+__all__ = ["COUNT", "Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
 
 log = logging.getLogger("parallel_exec")
 
@@ -61,7 +65,9 @@ class Clock(Protocol):
         """Return monotonic seconds."""
 
     def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
-        """Have `call` made at `when`, in the service thread. From any thread."""
+        """Have `call` made at `when`, in a service thread: this one, if this is one.
+        From any thread.
+        """
 
     def post(self, call: Callable[..., object], *args: Any) -> None:
         """Have `call` made soon, in order, in the service thread. From any thread,
@@ -70,7 +76,7 @@ class Clock(Protocol):
 
 
 class Reactor:
-    """One service thread, started when it is first needed."""
+    """A service thread, started when it is first needed."""
 
     def __init__(self) -> None:
         self._poller = poller.make()
@@ -85,7 +91,6 @@ class Reactor:
         self._ident: int | None = None
         self._stopped = False
         self._compact_at = 1024
-        self.messages = 0  # how many came from outside; tells what may have changed since
         if hasattr(os, "eventfd"):
             self._wake_read = self._wake_write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
@@ -115,20 +120,26 @@ class Reactor:
     def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
         """See `Clock.call_at`."""
         timer = Timer(when, next(self._order), call, args)
-        if self.inside():
-            heapq.heappush(self._timers, timer)
+        here = _at_work.get(threading.get_ident())
+        if here is not None:
+            heapq.heappush(here._timers, timer)
         else:
             self.post(heapq.heappush, self._timers, timer)
         return timer
 
-    def inside(self) -> bool:
-        """Return whether this is the service thread."""
-        return threading.get_ident() == self._ident
+    def here(self) -> bool:
+        """Return whether this is its thread."""
+        return _at_work.get(threading.get_ident()) is self
+
+    @staticmethod
+    def inside() -> bool:
+        """Return whether this is a service thread, whichever."""
+        return threading.get_ident() in _at_work
 
     def stop(self) -> None:
         """End the service thread and wait for it. What was posted before is still done."""
         thread = self._thread
-        if thread is None or not thread.is_alive() or self.inside():
+        if thread is None or not thread.is_alive() or self.here():
             return
         # Not by `post`: the thread may end before that looks whether it has to start one.
         self._inbox.append((self._stop, ()))
@@ -186,12 +197,14 @@ class Reactor:
         if not self._owner.acquire(blocking=False):
             return
         self._thread = threading.current_thread()
-        self._ident = threading.get_ident()
+        self._ident = ident = threading.get_ident()
+        _at_work[ident] = self
         try:
             while not self._stopped:
                 self._turn()
         finally:
             self._stopped = False
+            del _at_work[ident]
             self._ident = None
             self._owner.release()
 
@@ -211,7 +224,6 @@ class Reactor:
             if handler is not None:  # else an earlier one of this turn removed it
                 self._call(handler, ())
         for _ in range(len(inbox)):  # what these post in turn comes next time
-            self.messages += 1
             self._call(*inbox.popleft())
         if timers:
             now = time.monotonic()
@@ -257,28 +269,27 @@ def starts_no_more_threads(error: RuntimeError) -> bool:
     return "shutdown" in str(error)
 
 
-_reactor: Reactor | None = None
+COUNT = 2 if (os.cpu_count() or 1) > 1 else 1
+"""How many service threads there may be."""
+
+_made: dict[int, Reactor] = {}
+_at_work: dict[int, Reactor] = {}  # by the thread that runs it
 
 
-def get() -> Reactor:
-    """Return the process's reactor. A forked child gets one of its own."""
-    global _reactor
-    reactor = _reactor
+def get(number: int = 0) -> Reactor:
+    """Return one of the process's reactors. A forked child gets its own."""
+    reactor = _made.get(number)
     if reactor is None:
         # Two threads may come here at once: setdefault is atomic, one of them wins.
-        reactor = _reactor = _made.setdefault(os.getpid(), Reactor())
+        reactor = _made.setdefault(number, Reactor())
     return reactor
 
 
-_made: dict[int, Reactor] = {}
-
-
 def _after_fork_in_child() -> None:
-    global _reactor
-    if _reactor is not None:
-        _reactor._forget()
+    for reactor in _made.values():
+        reactor._forget()
     _made.clear()
-    _reactor = None
+    _at_work.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -971,9 +971,9 @@ def test_os_exit_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
 def test_watchdog_ends_with_the_program(tmp_path: Path) -> None:
     """Neither a normal exit nor a SIGKILL leaves the watchdog itself."""
     code = """
-    from parallel_exec.environments.local import backend
+    from parallel_exec.environments.local import watchdog
     px.run("true")
-    print(backend._host.watchdog.process.pid)
+    print(watchdog.get().process.pid)
     wait_for_go()
     """
     for killed in (False, True):

@@ -1,9 +1,8 @@
-"""This machine as a place for commands: all of them drained by the service thread."""
+"""This machine as a place for commands: all of them drained by the service threads."""
 
 from __future__ import annotations
 
 import atexit
-import itertools
 import logging
 import os
 import threading
@@ -14,10 +13,10 @@ from typing import Any
 
 from parallel_exec import reactor
 from parallel_exec.environments.base import Execution, Ticket
-from parallel_exec.environments.local import descendants
+from parallel_exec.environments.local import descendants, watchdog
 from parallel_exec.environments.local.process import Process
-from parallel_exec.environments.local.spawn import path_of
-from parallel_exec.environments.local.watchdog import MARK, Watchdog
+from parallel_exec.environments.local.spawn import Variables
+from parallel_exec.environments.local.watchdog import MARK
 from parallel_exec.errors import ExecutorClosedError
 from parallel_exec.values.command import Command
 
@@ -31,29 +30,27 @@ CHECK_S = 0.01  # how often what is being ended is looked at
 
 
 class Host:
-    """What all local backends of this process share: the watchdog, the null device, the
-    commands that wait for room and those that are being ended.
+    """What the commands of one service thread share, of whatever backend: the null device,
+    those that wait for room and those that are being ended.
 
-    Belongs to the service thread, like all that it holds.
+    Belongs to its thread, like all that it holds, but for `processes`.
     """
 
-    def __init__(self, loop: reactor.Reactor) -> None:
-        self.reactor = loop
-        self.watchdog: Watchdog | Any = None  # until `prepare`, before all that asks it
-        self.mark = b""  # the variable that marks the processes of a command, but its serial
+    def __init__(self, number: int) -> None:
+        self.reactor = reactor.get(number)
+        self.starting = STARTING[number]
+        self.processes: set[Process] = set()  # those that are here, or on their way
+        self.watchdog: watchdog.Watchdog | Any = None  # until `prepare`, before all that asks it
         self.null = -1
         self.ready = False  # whether all that `prepare` opens is open
-        self.serials = itertools.count(1)
         self.inputs: set[int] = set()  # pipes that are written to by threads
         self.waiting: deque[Process] = deque()
         self.ending: set[Process] = set()
-        self.running: dict[LocalBackend, set[Process]] = {}
-        self.idle: dict[LocalBackend, list[Callable[[], None]]] = {}
+        self._awaited: list[tuple[set[Process], Callable[[], object]]] = []
         self._sought: list[Process] = []
         self._young: deque[Process] = deque()
-        self._environ: list[bytes] = []
-        self._path = b""
-        self._environ_at = -1
+        self._variables: Variables | Any = None
+        self._seen: dict[bytes, bytes] | None = None
         self._checking = False
         self._groups: set[int] | None = None  # as seen in this check
 
@@ -65,30 +62,20 @@ class Host:
         """
         if self.null < 0:
             self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        if self.watchdog is None:
-            self.watchdog = Watchdog()
-            self.mark = f"{MARK}={self.watchdog.token}.".encode()
-        self.watchdog.start()
+        self.watchdog = watchdog.get()
         self.ready = True
 
-    def environ(self) -> tuple[list[bytes], bytes]:
-        """Return this process's variables, as ``NAME=value``, and its PATH.
-
-        Read again after every message from outside, so that a command sees them at
-        least as they were when it was asked for; a copy for each command would cost
-        as much as starting it.
-        """
-        if self._environ_at != self.reactor.messages:
+    def variables(self) -> Variables:
+        """Return this process's variables as they are now."""
+        # Compared where they are: a copy for each command would cost a third of its start.
+        now: dict[bytes, bytes] = getattr(os.environb, "_data", os.environb)  # type: ignore[arg-type]
+        if now != self._seen:
+            self._seen = now.copy()
             own = MARK.encode()
-            variables = ((name, os.environb.get(name)) for name in list(os.environb))
-            self._environ = [
-                name + b"=" + value
-                for name, value in variables
-                if value is not None and name != own  # None: another thread has removed it
-            ]
-            self._path = path_of(self._environ)
-            self._environ_at = self.reactor.messages
-        return self._environ, self._path
+            self._variables = Variables(
+                [name + b"=" + value for name, value in self._seen.items() if name != own]
+            )
+        return self._variables
 
     def young(self, process: Process) -> None:
         """Have the output of `process` watched soon, if it still runs then."""
@@ -174,8 +161,6 @@ class Host:
 
     def forget(self) -> None:
         """In a forked child: give back what belongs to the parent."""
-        if self.watchdog is not None:
-            self.watchdog.forget()
         for fd in self.inputs:  # or a command waits for the child's end, too
             os.close(fd)
         if self.null >= 0:
@@ -184,30 +169,25 @@ class Host:
     def gone(self, process: Process) -> None:
         """Take note that `process` has ended."""
         self.ending.discard(process)
-        running = self.running.get(process.backend)
-        if running is not None:
-            running.discard(process)
-            if not running:
-                del self.running[process.backend]
-                for idle in self.idle.pop(process.backend, ()):
-                    idle()
+        self.processes.discard(process)
+        for awaited, done in self._awaited:
+            awaited.discard(process)
+            if not awaited:
+                done()
+        if self._awaited:
+            self._awaited = [each for each in self._awaited if each[0]]
 
-    def end_all(self, backend: LocalBackend | None, idle: threading.Event) -> None:
-        """End what runs for `backend`, or for all of them, then set `idle`."""
-        backends = [each for each in self.running if backend is None or each is backend]
-        left = set(backends)
-
-        def gone(one: LocalBackend) -> None:
-            left.discard(one)
-            if not left:
-                idle.set()
-
-        if not left:
-            idle.set()
-        for each in backends:
-            self.idle.setdefault(each, []).append(partial(gone, each))
-            for process in list(self.running[each]):
-                process.end("cancel")
+    def end_all(self, backend: LocalBackend | None, done: Callable[[], object]) -> None:
+        """End what is here for `backend`, or for all of them, then call `done`."""
+        processes = {
+            each for each in self.processes.copy() if backend is None or each.backend is backend
+        }
+        if not processes:
+            done()
+            return
+        self._awaited.append((processes, done))
+        for process in list(processes):
+            process.end("cancel")
 
 
 class LocalBackend:
@@ -222,12 +202,16 @@ class LocalBackend:
         """See `Backend.start`."""
         global _used
         _used = True
-        loop = reactor.get()
-        process = Process(self, command, ticket)
-        if loop.inside():
-            self._launch(process)
+        host = _place()
+        process = Process(self, command, ticket, host)
+        host.processes.add(process)
+        if self._closed or _exiting:  # not before: `close` ends what it finds there
+            what = "the interpreter is exiting" if _exiting else "this environment has been closed"
+            process.refuse(ExecutorClosedError(what, environment=self.name))
+        elif host.reactor.here():
+            process.launch()
         else:
-            loop.post(self._launch, process)
+            host.reactor.post(process.launch)
         return process
 
     def close(self) -> None:
@@ -242,16 +226,6 @@ class LocalBackend:
     def _refuse_more(self) -> None:
         self._closed = True
 
-    def _launch(self, process: Process) -> None:
-        shared = _host or host()
-        process.host = shared
-        if self._closed or _exiting:
-            what = "the interpreter is exiting" if _exiting else "this environment has been closed"
-            process.refuse(ExecutorClosedError(what, environment=self.name))
-            return
-        shared.running.setdefault(self, set()).add(process)
-        process.launch()
-
     def __reduce__(self) -> tuple[type[LocalBackend], tuple[()]]:
         return (type(self), ())
 
@@ -259,17 +233,32 @@ class LocalBackend:
         return "Local()"
 
 
-_host: Host | None = None
+_hosts: tuple[Host, ...] = ()
 _used = False  # whether there has ever been a command
 _exiting = False  # whether the interpreter exits: nothing more is started
 
 
-def host() -> Host:
-    """Return what local backends share. In the service thread only."""
-    global _host
-    if _host is None:
-        _host = Host(reactor.get())
-    return _host
+def hosts() -> tuple[Host, ...]:
+    """Return what there is of hosts: as many as there may be, if there is room for them."""
+    global _hosts
+    if len(_hosts) < reactor.COUNT:
+        with STARTING[0]:
+            try:
+                while len(_hosts) < reactor.COUNT:
+                    _hosts += (Host(len(_hosts)),)
+            except OSError:  # out of descriptors
+                if not _hosts:
+                    raise
+    return _hosts
+
+
+def _place() -> Host:
+    """Return where the next command is to run: in this thread, unless another has fewer."""
+    return min(hosts(), key=_load)
+
+
+def _load(host: Host) -> tuple[int, bool]:
+    return len(host.processes), not host.reactor.here()
 
 
 def _end_all(backend: LocalBackend | None) -> None:
@@ -279,25 +268,38 @@ def _end_all(backend: LocalBackend | None) -> None:
     loop = reactor.get()
     idle = threading.Event()
     # Whatever was asked for before has been started, or refused, when this is reached.
-    loop.post(lambda: host().end_all(backend, idle))
+    loop.post(_end_everywhere, backend, idle)
     if not loop.inside():
         idle.wait()
 
 
+def _end_everywhere(backend: LocalBackend | None, idle: threading.Event) -> None:
+    left = set(_hosts)
+    if not left:
+        idle.set()
+
+    def done(host: Host) -> None:
+        left.discard(host)
+        if not left:
+            idle.set()
+
+    for host in list(left):
+        host.reactor.post(host.end_all, backend, partial(done, host))
+
+
 def _at_exit() -> None:
-    """End every command, then the service thread and the watchdog.
+    """End every command, then the service threads and the watchdog.
 
     Threads of the user's that are no daemons have ended by now, and executors have
     drained: what still runs was left running.
     """
     if not _used:
         return
-    loop = reactor.get()
-    loop.post(_refuse_from_now_on)
+    reactor.get().post(_refuse_from_now_on)
     _end_all(None)
-    loop.stop()
-    if _host is not None and _host.watchdog is not None:
-        _host.watchdog.stop()
+    for host in _hosts:
+        host.reactor.stop()
+    watchdog.stop()
 
 
 def _refuse_from_now_on() -> None:
@@ -307,12 +309,32 @@ def _refuse_from_now_on() -> None:
 
 def _after_fork_in_child() -> None:
     """The parent's commands are not this process's to end or to wait for."""
-    global _host, _used, _exiting
+    global _hosts, _used, _exiting
     _used = _exiting = False
-    if _host is not None:
-        _host.forget()
-        _host = None
+    for host in _hosts:
+        host.forget()
+    _hosts = ()
+
+
+# Each is held while a program is started. A fork by another thread waits for them: the
+# forked child would keep the pipes open whose end is waited for here, for as long as it lives.
+STARTING = tuple(threading.Lock() for _ in range(reactor.COUNT))
+
+
+def _let_no_more_start() -> None:
+    for lock in STARTING:
+        lock.acquire()
+
+
+def _let_start() -> None:
+    for lock in STARTING:
+        lock.release()
 
 
 atexit.register(_at_exit)
+os.register_at_fork(
+    before=_let_no_more_start,
+    after_in_parent=_let_start,
+    after_in_child=_let_start,
+)
 os.register_at_fork(after_in_child=_after_fork_in_child)

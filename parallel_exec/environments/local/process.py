@@ -21,7 +21,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.spawn import SCARCE, STARTING, spawn
+from parallel_exec.environments.local.spawn import SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
     CommandNotFoundError,
@@ -113,9 +113,8 @@ class Process:
         "_watched",
     )
 
-    host: Host
-
-    def __init__(self, backend: LocalBackend, command: Command, ticket: Ticket) -> None:
+    def __init__(self, backend: LocalBackend, command: Command, ticket: Ticket, host: Host) -> None:
+        self.host = host
         self.backend = backend
         self.command = command
         self.ticket = ticket
@@ -149,7 +148,7 @@ class Process:
                 TaskCancelledError(f"{self.command} was cancelled before it started")
             )
         try:
-            with STARTING:
+            with self.host.starting:
                 self._spawn()
         except OSError as error:
             if error.errno in SCARCE:
@@ -170,13 +169,10 @@ class Process:
         if not host.ready:
             host.prepare()
         watchdog = host.watchdog
-        self.serial = serial = next(host.serials)
-        path: bytes | None
-        environ, path = host.environ()
+        self.serial = serial = next(watchdog.serials)
+        variables = host.variables()
         if command.env is not None:
-            environ = _merged(environ, command.env)
-            path = None  # to be looked up again
-        environ = [*environ, b"%b%d" % (host.mark, serial)]
+            variables = Variables(_merged(variables.items, command.env))
         self._output = output = Output(command, self._caught_up)
         data = command.input_bytes() if command.input is not None else None
         opened: list[int] = []
@@ -199,7 +195,15 @@ class Process:
             slot = watchdog.announce(serial, command.kill_after)
             self._started_at = time.time()
             self.started = time.monotonic()
-            self.pid = spawn(command.argv(), environ, path, command.cwd, stdin, stdout, stderr)
+            self.pid = spawn(
+                command.argv(),
+                variables,
+                b"%b%d" % (watchdog.mark, serial),
+                command.cwd,
+                stdin,
+                stdout,
+                stderr,
+            )
         except BaseException:
             for fd in opened:
                 os.close(fd)
@@ -334,7 +338,7 @@ class Process:
         """Close the pipe to the command's input, in whatever thread; not during a fork, whose
         child closes what is in `inputs`.
         """
-        with STARTING:
+        with self.host.starting:
             self.host.inputs.remove(fd)
             os.close(fd)
 
@@ -399,7 +403,7 @@ class Process:
         self._post(self._kill)
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
-        reactor.get().post(call, *args)
+        self.host.reactor.post(call, *args)
 
     def _fail(self, error: BaseException, fd: int) -> None:
         """End it because its input could not be read; that error is what it ends with."""
@@ -415,9 +419,10 @@ class Process:
         if self._reason is not None:
             return
         self._reason = reason
-        if not self.live:  # it waits for room
-            self.host.waiting.remove(self)
-            self.launch()
+        if not self.live:  # it waits for room, or has not been launched
+            if self in self.host.waiting:
+                self.host.waiting.remove(self)
+                self.launch()
             return
         self._linger = False
         self._kill_at = time.monotonic() + self.command.kill_after
@@ -673,7 +678,7 @@ def _signal_name(number: int) -> str:
         return f"SIG{number}"
 
 
-def _merged(environ: list[bytes], env: Mapping[str, str | Secret | None]) -> list[bytes]:
+def _merged(environ: Sequence[bytes], env: Mapping[str, str | Secret | None]) -> list[bytes]:
     """Return the variables with those of a command merged over them."""
     names = tuple(os.fsencode(name) + b"=" for name in env)
     merged = [variable for variable in environ if not variable.startswith(names)]

@@ -9,6 +9,7 @@ whenever the parent dies, every command is in the table or can be found by its m
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import os
@@ -17,11 +18,12 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from parallel_exec.environments.local.spawn import SCARCE
 
-__all__ = ["MARK", "SLOT", "Watchdog"]
+__all__ = ["MARK", "SLOT", "Watchdog", "get"]
 
 log = logging.getLogger("parallel_exec")
 
@@ -38,10 +40,12 @@ MAIN = Path(__file__).with_name("watchdog_main.py")
 class Watchdog:
     """The table, and the process that reads it when this one has died.
 
-    Not thread-safe: the service thread alone uses it.
+    Thread-safe, each slot for the one thread that has it.
 
     Attributes:
         token: Marks the commands of this process; a mark is ``token.serial``.
+        serials: The next serial number of a command.
+        mark: The variable that marks the processes of a command, but its serial number.
         process: The process, or None where it cannot be or is not yet.
     """
 
@@ -50,8 +54,10 @@ class Watchdog:
         self.process: subprocess.Popen[bytes] | None = None
         self._fd = _shared_memory(SLOT.size * SLOTS)
         self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
+        self.mark = f"{MARK}={self.token}.".encode()
+        self.serials = itertools.count(1)
         self._free: list[int] = []
-        self._used = 0
+        self._unused = itertools.count()
 
     def start(self) -> None:
         """Start the process, where there can be one. Does not wait for it.
@@ -83,13 +89,12 @@ class Watchdog:
 
     def announce(self, serial: int, kill_after: float) -> int:
         """Write that a command is about to be spawned; return its slot, or -1 if full."""
-        if self._free:
+        try:
             slot = self._free.pop()
-        elif self._used < SLOTS:
-            slot = self._used
-            self._used += 1
-        else:
-            return -1
+        except IndexError:
+            slot = next(self._unused)
+            if slot >= SLOTS:
+                return -1
         milliseconds = min(int(kill_after * 1000), LONGEST_MS)
         SLOT.pack_into(self._table, slot * SLOT.size, serial, 0, milliseconds)
         return slot
@@ -131,6 +136,41 @@ class Watchdog:
             self.process = None
         self._table.close()
         os.close(self._fd)
+
+
+_watchdog: Watchdog | None = None
+_making = threading.Lock()  # never held during a fork: see `backend.STARTING`
+
+
+def get() -> Watchdog:
+    """Return this process's watchdog, at work.
+
+    Raises:
+        OSError: There is no room for it now.
+    """
+    global _watchdog
+    with _making:
+        if _watchdog is None:
+            watchdog = Watchdog()
+            watchdog.start()
+            _watchdog = watchdog
+    return _watchdog
+
+
+def stop() -> None:
+    """End it, if there is one. Nothing else is started."""
+    if _watchdog is not None:
+        _watchdog.stop()
+
+
+def _after_fork_in_child() -> None:
+    global _watchdog
+    if _watchdog is not None:
+        _watchdog.forget()
+        _watchdog = None
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def _shared_memory(size: int) -> int:

@@ -81,9 +81,19 @@ def test_a_step_that_comes_while_another_is_made_is_left_to_that_thread() -> Non
     ],
     ids=["run", "all", "submit"],
 )
-def test_a_call_wakes_the_service_thread_once(call: Callable[[], object]) -> None:
+def test_a_call_wakes_the_service_threads_once(
+    call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each message from outside is a switch of threads, and that is much of a short command."""
     call()  # so that all is started
-    before = reactor.get().messages
+    posted = []
+    post = reactor.Reactor.post
+
+    def noted(self: reactor.Reactor, action: Callable[..., object], *args: object) -> None:
+        if not self.inside():
+            posted.append(action)
+        post(self, action, *args)
+
+    monkeypatch.setattr(reactor.Reactor, "post", noted)
     call()
-    assert reactor.get().messages - before == 1
+    assert len(posted) == 1

@@ -1,0 +1,215 @@
+/*
+ * Starts a program. What `_posixsubprocess.fork_exec` of the standard library does, but for
+ * two things: the interpreter's lock is given back while the child becomes its program, which
+ * takes longer than all the rest, and the child says by memory, not by a pipe, why it could
+ * not become one.
+ *
+ * vfork: the child runs in the parent's memory, on the stack of the thread that waits for it.
+ * So it calls nothing that is not async-signal-safe, and no signal reaches it before its
+ * handlers are gone.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030b0000
+#include <Python.h>
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4
+#endif
+
+enum { STREAMS = 3 };
+
+typedef struct {
+    char **files; /* what the program may be, tried in order; all three end with NULL */
+    char **argv;
+    char **envp;
+    const char *cwd; /* or NULL */
+    int streams[STREAMS];
+    sigset_t mask; /* the thread's */
+    volatile int error; /* why the child did not become the program: an errno, or 0 */
+    volatile int error_is_cwd;
+} Plan;
+
+/* In the child, with all signals blocked. */
+static void reset_signals(const sigset_t *mask)
+{
+    struct sigaction action;
+
+    for (int number = 1; number < NSIG; number++) {
+        if (sigaction(number, NULL, &action) < 0 || action.sa_handler == SIG_DFL)
+            continue;
+        /* What this process ignores its children ignore, but for what Python ignores. */
+        if (action.sa_handler == SIG_IGN && number != SIGPIPE && number != SIGXFSZ)
+            continue;
+        action.sa_handler = SIG_DFL;
+        action.sa_flags = 0;
+        sigaction(number, &action, NULL);
+    }
+    sigprocmask(SIG_SETMASK, mask, NULL);
+}
+
+/* In the child: have `streams` be 0, 1 and 2, and everything else closed by the exec. */
+static int place_streams(int *streams)
+{
+    for (int i = 0; i < STREAMS; i++) {
+        if (streams[i] < STREAMS && streams[i] != i) { /* it would be overwritten */
+            streams[i] = fcntl(streams[i], F_DUPFD_CLOEXEC, STREAMS);
+            if (streams[i] < 0)
+                return -1;
+        }
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        if (streams[i] == i ? fcntl(i, F_SETFD, 0) < 0 : dup2(streams[i], i) < 0)
+            return -1;
+    }
+    return (int)syscall(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_CLOEXEC);
+}
+
+/* In the child. Comes back only if it could not become any of the files. */
+static int become(Plan *plan)
+{
+    int error = ENOENT;
+
+    setsid();
+    if (place_streams(plan->streams) < 0)
+        return errno;
+    if (plan->cwd && chdir(plan->cwd) < 0) {
+        plan->error_is_cwd = 1;
+        return errno;
+    }
+    reset_signals(&plan->mask);
+    for (char **file = plan->files; *file; file++) {
+        execve(*file, plan->argv, plan->envp);
+        if (errno == ENOENT || errno == ENOTDIR)
+            continue;
+        error = errno;
+        if (error != EACCES) /* else another of that name may be meant for us */
+            break;
+    }
+    return error;
+}
+
+static pid_t start(Plan *plan)
+{
+    sigset_t all;
+    pid_t pid;
+    int error;
+
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &plan->mask);
+    pid = vfork();
+    if (pid == 0) {
+        plan->error = become(plan);
+        _exit(127);
+    }
+    error = errno;
+    pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
+    if (pid < 0)
+        plan->error = error;
+    else if (plan->error)
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    return pid;
+}
+
+/* Return the items of a tuple of bytes, which lives on while they are used. */
+static char **strings(PyObject *tuple)
+{
+    Py_ssize_t size = PyTuple_Size(tuple);
+    char **items = size < 0 ? NULL : malloc(((size_t)size + 1) * sizeof *items);
+
+    if (!items) {
+        if (size >= 0)
+            PyErr_NoMemory();
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < size; i++) {
+        items[i] = PyBytes_AsString(PyTuple_GetItem(tuple, i));
+        if (!items[i]) {
+            free(items);
+            return NULL;
+        }
+    }
+    items[size] = NULL;
+    return items;
+}
+
+/*
+ * spawn(files, argv, envp, cwd, stdin, stdout, stderr): start a program in a session of its
+ * own; return its process id. What the program may be is tried in order. Raises OSError if
+ * nothing runs; its filename is `cwd` if that was why.
+ */
+static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    PyObject *files, *argv, *envp, *cwd;
+    Plan plan = {0};
+    pid_t pid = -1;
+
+    if (!PyArg_ParseTuple(args, "OOOOiii", &files, &argv, &envp, &cwd, &plan.streams[0],
+                          &plan.streams[1], &plan.streams[2]))
+        return NULL;
+    if (cwd != Py_None && !(plan.cwd = PyBytes_AsString(cwd)))
+        return NULL;
+    if ((plan.files = strings(files)) && (plan.argv = strings(argv)) &&
+        (plan.envp = strings(envp))) {
+        Py_BEGIN_ALLOW_THREADS
+        pid = start(&plan);
+        Py_END_ALLOW_THREADS
+        if (plan.error) {
+            errno = plan.error;
+            PyErr_SetFromErrnoWithFilenameObject(
+                PyExc_OSError, plan.error_is_cwd ? cwd : PyTuple_GetItem(argv, 0));
+        }
+    }
+    free(plan.files);
+    free(plan.argv);
+    free(plan.envp);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong((long)pid);
+}
+
+/*
+ * Whether the system does what is needed here: closes a range of descriptors (Linux 5.11),
+ * and lets a child of vfork share its parent's memory, which emulators do not.
+ */
+static int works(void)
+{
+    volatile int shared = 0;
+    pid_t pid;
+
+    if (syscall(SYS_close_range, ~0U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+        return 0;
+    pid = vfork();
+    if (pid == 0) {
+        shared = 1;
+        _exit(0);
+    }
+    if (pid > 0)
+        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+            ;
+    return shared;
+}
+
+static PyMethodDef methods[] = {
+    {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own; return its process id."},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_spawn", "Starts programs.", -1, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__spawn(void)
+{
+    if (!works()) {
+        PyErr_SetString(PyExc_ImportError, "vfork or close_range does not do here what is needed");
+        return NULL;
+    }
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,10 @@
+def spawn(
+    files: tuple[bytes, ...],
+    argv: tuple[bytes, ...],
+    envp: tuple[bytes, ...],
+    cwd: bytes | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    /,
+) -> int: ...

@@ -112,8 +112,8 @@ kept = os.dup(1)
 os.dup2(null, 2), os.dup2(write, 0), os.dup2(read, 1)
 os.close(write), os.close(read)
 variables = spawn.Variables([b"PATH=/usr/bin:/bin"])
-# Its input is our 1, its output our 0, its errors our 2.
-pid = spawn.{way}(["sh", "-c", "echo there; read line; echo $line >&3 2> /dev/null; exit 7"],
+# It reads from our 1 what it writes to our 0.
+pid = spawn.{way}(["sh", "-c", "echo there && read line && test $line = there && exit 7"],
                   variables, b"A=1", None, 1, 0, 2)
 status = os.waitpid(pid, 0)[1]
 os.write(kept, str(os.waitstatus_to_exitcode(status)).encode())

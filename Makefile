@@ -47,6 +47,6 @@ coverage: ## the test suite on the newest Python, with the lines it did not reac
 	  "$$python" -m coverage combine -q && "$$python" -m coverage report
 
 clean: ## remove everything that is made, environments included
-	rm -rf .venv build dist *.egg-info docs/_build .hypothesis \
+	rm -rf .venv build dist *.egg-info parallel_exec/environments/local/*.so docs/_build .hypothesis \
 	  .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

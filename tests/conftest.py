@@ -107,7 +107,7 @@ def _leaked(before: Held) -> list[str]:
 def _service() -> None:
     """Start what the library keeps for the life of the process, before anything is counted.
 
-    The thread "parallel_exec" and the watchdog, with their descriptors.
+    The threads "parallel_exec" and the watchdog, with their descriptors.
     """
     name, _, value = MARK.partition("=")
     os.environ[name] = value

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from parallel_exec.environments.local import spawn
+
 TREE = Path(__file__).resolve().parents[2]
 
 
@@ -42,6 +44,13 @@ def metadata(wheel: zipfile.Path) -> Message:
     """The wheel's METADATA."""
     (folder,) = (path for path in wheel.iterdir() if path.name.endswith(".dist-info"))
     return Parser().parsestr((folder / "METADATA").read_text(encoding="utf-8"))
+
+
+def test_extension(wheel: zipfile.Path) -> None:
+    """What is built is in the wheel, for every Python that has the stable interface."""
+    folder = wheel / "parallel_exec" / "environments" / "local"
+    built = [path.name for path in folder.iterdir() if path.name.endswith(".so")]
+    assert built == (["_spawn.abi3.so"] if spawn.fast is not None else [])
 
 
 def test_identity(metadata: Message) -> None:

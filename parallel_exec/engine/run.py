@@ -676,12 +676,15 @@ class Run:
         """Begin a try that needs no thread."""
         if self.retry is not None and self.retry.foreign and self.clock_thread():
             self._foreign(self._perform, [(steps.START, task, None)])
+            self._foreign(self._step, self._fed, [], False)
             return
         if self._prepares or task.work.timeout is not None:
             self._begin(task)
         attempt = task.attempt
         execution = task.work.start(task)
-        self._step(self._scheduler.launched, task, attempt, execution)
+        # For the step that follows. What one made in here decides may be the start of others,
+        # and theirs that of more: as deep as the input is long.
+        self._inbox.append((self._scheduler.launched, (task, attempt, execution)))
 
     def _hand_out(self, task: Task) -> None:
         """Have a try called by a worker: one that waits, or a new one."""

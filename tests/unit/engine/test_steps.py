@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -12,6 +13,9 @@ import pytest
 import parallel_exec as px
 from parallel_exec import reactor
 from parallel_exec.engine.run import Run
+from parallel_exec.engine.task import Stoppable, Task
+from parallel_exec.engine.work import Broken
+from parallel_exec.errors import ConfigError
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 
 
@@ -97,3 +101,31 @@ def test_a_call_wakes_the_service_threads_once(
     monkeypatch.setattr(reactor.Reactor, "post", noted)
     call()
     assert len(posted) == 1
+
+
+def test_input_that_comes_while_a_task_begins_is_begun_after_it() -> None:
+    """Not within it, and the next within that: as deep as the input is long."""
+    begun, handed_over = threading.Semaphore(0), threading.Semaphore(0)
+    depths = []
+
+    class Slow(Broken):
+        """Takes until the task after it has been handed over."""
+
+        def start(self, task: Task) -> Stoppable:
+            depths.append(len(traceback.extract_stack()))
+            begun.release()
+            handed_over.acquire()
+            return super().start(task)
+
+    def tasks() -> Iterator[Task]:
+        yield Task(0, Slow(ConfigError("no"), "slow"))
+        for index in range(1, 20):
+            begun.acquire()
+            yield Task(index, Slow(ConfigError("no"), "slow"))
+            handed_over.release()
+        handed_over.release()
+
+    run = Run(ConcurrencyLimiter(20))
+    done = run.drive(tasks(), window=lambda: 100, at_hand=False)
+    assert len(list(done)) == 20
+    assert len(set(depths)) == 1

@@ -136,6 +136,22 @@ class Reactor:
         """Return whether this is a service thread, whichever."""
         return threading.get_ident() in _at_work
 
+    def start(self) -> None:
+        """Have the thread run, if it does not yet; wait until it does.
+
+        Raises:
+            RuntimeError: There can be no thread now.
+        """
+        if self._ident is not None:
+            return
+        if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+            raise RuntimeError("no thread can be started at interpreter shutdown")
+        threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
+        runs = threading.Event()
+        self._inbox.append((runs.set, ()))  # not by `post`, which may find that it does not yet
+        self._wake()
+        runs.wait()
+
     def stop(self) -> None:
         """End the service thread and wait for it. What was posted before is still done."""
         thread = self._thread

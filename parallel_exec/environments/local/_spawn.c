@@ -75,7 +75,7 @@ static int place_streams(int *streams)
 /* In the child. Comes back only if it could not become any of the files. */
 static int become(Plan *plan)
 {
-    int error = ENOENT;
+    int error = 0, absence = ENOENT;
 
     setsid();
     if (place_streams(plan->streams) < 0)
@@ -88,12 +88,11 @@ static int become(Plan *plan)
     for (char **file = plan->files; *file; file++) {
         execve(*file, plan->argv, plan->envp);
         if (errno == ENOENT || errno == ENOTDIR)
-            continue;
-        error = errno;
-        if (error != EACCES) /* else another of that name may be meant for us */
-            break;
+            absence = errno;
+        else if (!error) /* the first; another of that name may be meant for us */
+            error = errno;
     }
-    return error;
+    return error ? error : absence;
 }
 
 static pid_t start(Plan *plan)

@@ -245,8 +245,11 @@ def hosts() -> tuple[Host, ...]:
         with STARTING[0]:
             try:
                 while len(_hosts) < reactor.COUNT:
-                    _hosts += (Host(len(_hosts)),)
-            except OSError:  # out of descriptors
+                    host = Host(len(_hosts))
+                    if _hosts:  # else there is nothing to do without it
+                        host.reactor.start()
+                    _hosts += (host,)
+            except (OSError, RuntimeError):  # out of descriptors or threads, or at the exit
                 if not _hosts:
                     raise
     return _hosts

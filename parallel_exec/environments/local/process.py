@@ -272,7 +272,7 @@ class Process:
         kind: type[CommandStartError] = CommandNotFoundError
         if command.cwd is not None and not os.path.isdir(command.cwd):
             what = f"cwd {command.cwd!r} is not a directory"
-        elif isinstance(error, FileNotFoundError):
+        elif isinstance(error, FileNotFoundError | NotADirectoryError):
             name = "/bin/sh" if command.shell else str(command.words[0])
             what = f"command not found: {name}"
         else:

@@ -53,7 +53,11 @@ class Watchdog:
         self.token = secrets.token_hex(8)
         self.process: subprocess.Popen[bytes] | None = None
         self._fd = _shared_memory(SLOT.size * SLOTS)
-        self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
+        try:
+            self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
+        except BaseException:
+            os.close(self._fd)
+            raise
         self.mark = f"{MARK}={self.token}.".encode()
         self.serials = itertools.count(1)
         self._free: list[int] = []
@@ -152,7 +156,11 @@ def get() -> Watchdog:
     with _making:
         if _watchdog is None:
             watchdog = Watchdog()
-            watchdog.start()
+            try:
+                watchdog.start()
+            except BaseException:
+                watchdog.forget()
+                raise
             _watchdog = watchdog
     return _watchdog
 

@@ -1,0 +1,85 @@
+"""Two service threads that start commands: what one of them lacks or is late for is no fault."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+import parallel_exec as px
+from parallel_exec.environments.local import spawn
+from tests.integration.processes import Nap, python
+
+
+def test_one_thread_does_where_there_is_no_second(tmp_path: Path) -> None:
+    """A thread that cannot be had is not waited for: commands start, and end, without it."""
+    code = """
+    px.run(["true"])  # the first thread is there
+    start = threading.Thread.start
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+    threading.Thread.start = refuse
+    print(len(px.all([["true"]] * 5, timeout=3)))
+    threading.Thread.start = start
+    print(len(px.all([["true"]] * 5)), len(threading.enumerate()))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "5\n5 3\n", script.errors()
+
+
+def test_an_exit_right_after_the_first_commands_ends_them(nap: Nap, tmp_path: Path) -> None:
+    """The second thread would be started when the interpreter starts no more."""
+    code = f"""
+    for _ in range(20):
+        px.submit("{nap}")
+    start = threading.Thread.start
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading.Thread.start = refuse
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "", script.errors()
+        assert script.exit_code() == 0
+    nap.wait_for_none()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts what is open")
+def test_a_watchdog_that_cannot_be_started_keeps_no_descriptor(tmp_path: Path) -> None:
+    """Each try gives back what it has opened, or room for all of it would never come."""
+    code = """
+    import errno, subprocess
+    from parallel_exec.environments.local import watchdog
+    popen, opened = watchdog.subprocess.Popen, []
+    def refuse(*words, **options):
+        opened.append(len(os.listdir("/proc/self/fd")))
+        if len(opened) == 4:
+            watchdog.subprocess.Popen = popen
+        raise OSError(errno.EMFILE, "Too many open files")
+    watchdog.subprocess.Popen = refuse
+    print(px.run(["echo", "late"]).text().strip(), max(opened) - min(opened))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "late 0\n", script.errors()
+
+
+@pytest.fixture(params=["extension", "popen"])
+def _way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "popen":
+        monkeypatch.setattr(spawn, "fast", None)
+
+
+@pytest.mark.usefixtures("_way")
+def test_a_file_that_is_no_program_does_not_hide_the_next(tmp_path: Path) -> None:
+    """Along PATH, the first that can be executed is the one; else the first refusal is told."""
+    for name, text in (("text", "echo no program\n"), ("program", "#!/bin/sh\necho right\n")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "tool").write_text(text)
+        (tmp_path / name / "tool").chmod(0o755)
+    path = f"{tmp_path}/text:{tmp_path}/program"
+    assert px.run(["tool"], env={"PATH": path}).text() == "right\n"
+    with pytest.raises(px.errors.CommandStartError, match="Exec format error"):
+        px.run(["tool"], env={"PATH": f"{tmp_path}/text:/nowhere"})
+    with pytest.raises(px.errors.CommandNotFoundError) as caught:
+        px.run([f"{tmp_path}/text/tool/tool"])
+    assert isinstance(caught.value.__cause__, NotADirectoryError)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,46 @@ def test_a_file_that_is_no_program_does_not_hide_the_next(tmp_path: Path) -> Non
     with pytest.raises(px.errors.CommandNotFoundError) as caught:
         px.run([f"{tmp_path}/text/tool/tool"])
     assert isinstance(caught.value.__cause__, NotADirectoryError)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no extension elsewhere")
+def test_a_signal_is_left_to_the_main_thread(tmp_path: Path) -> None:
+    """Handled in one that starts commands, it would not wake the main thread: a Ctrl-C lost.
+
+    A third are when that thread is slow to wake, as here, if those do not look for them; a
+    signal that comes in the moment between their look and its end can still be.
+    """
+    code = """
+    from parallel_exec.environments.local import spawn
+    variables = spawn.Variables([b"PATH=/usr/bin:/bin"])
+    null = os.open(os.devnull, os.O_RDWR)
+    arrived, bell, lost, over = threading.Event(), threading.Semaphore(0), [], []
+    def as_usual():
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    def launch():
+        as_usual()
+        while not over:
+            pid = spawn.spawn(["true"], variables, b"A=1", None, null, null, null)
+            os.waitpid(pid, 0)
+    def send():
+        as_usual()
+        for number in range(40):
+            time.sleep(0.002 + number / 10000)
+            arrived.clear()
+            os.kill(os.getpid(), signal.SIGUSR1)
+            if not arrived.wait(0.5):
+                lost.append(number)
+                bell.release()
+                arrived.wait()
+        over.append(True)
+        bell.release()
+    signal.signal(signal.SIGUSR1, lambda *_: arrived.set())
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    for function in (launch, launch, send):
+        threading.Thread(target=function).start()
+    while not over:
+        bell.acquire()
+    print(len(lost))
+    """
+    with python(tmp_path, code) as script:
+        assert int(script.rest()) < 5, script.errors()

@@ -16,8 +16,10 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #ifndef CLOSE_RANGE_CLOEXEC
@@ -95,6 +97,32 @@ static int become(Plan *plan)
     return error ? error : absence;
 }
 
+/*
+ * With all signals blocked: wait until those sent to the process meanwhile have been taken by
+ * another thread, which is awake in a moment. Unblocked, they would be handled in this one,
+ * and nothing would tell the main thread, which waits, that Python's handler is to run.
+ */
+static void leave_signals(const sigset_t *mask)
+{
+    const struct timespec moment = {0, 100 * 1000};
+    sigset_t none, pending;
+    int number;
+
+    sigemptyset(&none);
+    for (int tries = 0; tries < 100; tries++) {
+        memset(&pending, 0, sizeof pending);
+        sigpending(&pending);
+        if (!memcmp(&pending, &none, sizeof none)) /* at once: another may come meanwhile */
+            return;
+        for (number = 1; number < NSIG; number++)
+            if (sigismember(&pending, number) == 1 && !sigismember(mask, number))
+                break;
+        if (number == NSIG)
+            return;
+        nanosleep(&moment, NULL);
+    }
+}
+
 static pid_t start(Plan *plan)
 {
     sigset_t all;
@@ -109,6 +137,7 @@ static pid_t start(Plan *plan)
         _exit(127);
     }
     error = errno;
+    leave_signals(&plan->mask);
     pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
     if (pid < 0)
         plan->error = error;

@@ -147,7 +147,7 @@ class Run:
         self._workers: set[Worker] = set()
         self._parked: list[Worker] = []
         self._starved: deque[Task] = deque()
-        self._mailbox: Mailbox | None = None
+        self._mailbox = Mailbox("parallel_exec callbacks")
         self._deadline_timer: reactor.Timer | None = None
         self._began = 0.0
         self.delivered = 0  # how many settled tasks the user has been given
@@ -532,8 +532,6 @@ class Run:
 
     def _foreign(self, call: Callable[..., object], *args: Any) -> None:
         """Call what may run code that is not ours, off the service thread."""
-        if self._mailbox is None:
-            self._mailbox = Mailbox("parallel_exec callbacks")
         self._mailbox.put(call, *args)
 
     # Steps

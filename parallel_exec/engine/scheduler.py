@@ -117,6 +117,7 @@ class Scheduler:
         stopping: Why the run stops, or None.
         culprit: The task that made it stop, if one did.
         closed: Whether no more tasks will come.
+        killed: Whether nothing is waited for any more.
         finished: Whether every task is settled, none is abandoned meanwhile apart.
     """
 
@@ -143,6 +144,7 @@ class Scheduler:
         self.stop_error: Callable[[], BaseException] | None = None
         self.culprit: Task | None = None
         self.closed = False
+        self.killed = False
         self.finished = False
 
     def feed(self, tasks: list[Task], now: float, *, last: bool) -> None:
@@ -174,6 +176,8 @@ class Scheduler:
             task.execution = execution
             if task.ending is not None:  # it was asked to end while it was being started
                 self.actions.append((END, task, task.ending))
+                if self.killed:
+                    self.actions.append((KILL, task, None))
 
     def granted(self, task: Task, now: float) -> None:
         """A place has come free for `task`."""
@@ -312,6 +316,7 @@ class Scheduler:
 
     def kill(self, now: float) -> None:
         """Wait for nothing any more: KILL what is ending."""
+        self.killed = True
         for task in list(self.live.values()):
             if task.state == "ending":
                 self.actions.append((KILL, task, None))

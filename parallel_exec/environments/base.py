@@ -37,7 +37,7 @@ class Ticket(Protocol):
     def attempts(self) -> int: ...
 
     def settled(self, ending: Result | BaseException) -> None:
-        """Report the end, exactly once, from any thread, after `start` has returned.
+        """Report the end, exactly once, from any thread.
 
         A command that ran gives a `Result`, also when it was stopped
         (`Result.stopped` says why) or the connection broke; one that never ran

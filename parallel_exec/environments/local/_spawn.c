@@ -16,12 +16,14 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#ifndef SYS_close_range /* the same everywhere; missing where the headers are old */
+#define SYS_close_range 436
+#endif
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
@@ -98,28 +100,26 @@ static int become(Plan *plan)
 }
 
 /*
- * With all signals blocked: wait until those sent to the process meanwhile have been taken by
- * another thread, which is awake in a moment. Unblocked, they would be handled in this one,
- * and nothing would tell the main thread, which waits, that Python's handler is to run.
+ * With all signals blocked: send those that came for the process meanwhile to the main thread.
+ * Unblocked, they would be handled in this one, and nothing would wake the main thread, which
+ * is to run Python's handler.
  */
 static void leave_signals(const sigset_t *mask)
 {
-    const struct timespec moment = {0, 100 * 1000};
-    sigset_t none, pending;
-    int number;
+    const struct timespec now = {0, 0};
+    sigset_t pending, one;
 
-    sigemptyset(&none);
-    for (int tries = 0; tries < 100; tries++) {
-        memset(&pending, 0, sizeof pending);
-        sigpending(&pending);
-        if (!memcmp(&pending, &none, sizeof none)) /* at once: another may come meanwhile */
-            return;
-        for (number = 1; number < NSIG; number++)
-            if (sigismember(&pending, number) == 1 && !sigismember(mask, number))
-                break;
-        if (number == NSIG)
-            return;
-        nanosleep(&moment, NULL);
+    sigemptyset(&pending);
+    sigpending(&pending);
+    if (sigisemptyset(&pending)) /* at once: the next may come any moment */
+        return;
+    for (int number = 1; number < NSIG; number++) {
+        if (sigismember(&pending, number) != 1 || sigismember(mask, number) == 1)
+            continue;
+        sigemptyset(&one);
+        sigaddset(&one, number);
+        if (sigtimedwait(&one, NULL, &now) == number)
+            syscall(SYS_tgkill, getpid(), getpid(), number);
     }
 }
 

@@ -257,7 +257,7 @@ def hosts() -> tuple[Host, ...]:
 
 def _place() -> Host:
     """Return where the next command is to run: in this thread, unless another has fewer."""
-    return min(hosts(), key=_load)
+    return min(hosts()[:1] if _exiting else hosts(), key=_load)
 
 
 def _load(host: Host) -> tuple[int, bool]:
@@ -300,7 +300,7 @@ def _at_exit() -> None:
         return
     reactor.get().post(_refuse_from_now_on)
     _end_all(None)
-    for host in _hosts:
+    for host in reversed(_hosts):  # the first does what is left
         host.reactor.stop()
     watchdog.stop()
 

@@ -129,3 +129,32 @@ def test_input_that_comes_while_a_task_begins_is_begun_after_it() -> None:
     done = run.drive(tasks(), window=lambda: 100, at_hand=False)
     assert len(list(done)) == 20
     assert len(set(depths)) == 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_task_asked_to_end_while_it_is_started_is_ended(killed: bool) -> None:
+    """What was asked before anybody knew whom to ask is asked then, KILL included."""
+    asked: list[str] = []
+
+    class Started:
+        def end(self, reason: str) -> None:
+            asked.append(reason)
+            task.run.clock.post(task.run.ended, task, None, px.errors.TaskCancelledError("ended"))
+
+        def kill(self) -> None:
+            asked.append("kill")
+
+    class Slow(Broken):
+        """Starts while its run is stopped, and killed."""
+
+        def start(self, task: Task) -> Started:  # type: ignore[override]
+            run._step(run._scheduler.stop, "cancelled", RuntimeError, 0.0)
+            if killed:
+                run._step(run._scheduler.kill, 0.0)
+            return Started()
+
+    task = Task(0, Slow(ConfigError("no"), "slow"))
+    run = Run(ConcurrencyLimiter(1))
+    (ended,) = run.drive(iter([task]), window=lambda: 1, at_hand=True)
+    assert ended.status == "cancelled"
+    assert asked == ["cancel", "kill"][: 1 + killed]

@@ -147,7 +147,7 @@ def test_a_task_asked_to_end_while_it_is_started_is_ended(killed: bool) -> None:
     class Slow(Broken):
         """Starts while its run is stopped, and killed."""
 
-        def start(self, task: Task) -> Started:  # type: ignore[override]
+        def start(self, task: Task) -> Started:
             run._step(run._scheduler.stop, "cancelled", RuntimeError, 0.0)
             if killed:
                 run._step(run._scheduler.kill, 0.0)

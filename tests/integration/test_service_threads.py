@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -86,7 +85,7 @@ def test_a_file_that_is_no_program_does_not_hide_the_next(tmp_path: Path) -> Non
     assert isinstance(caught.value.__cause__, NotADirectoryError)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="there is no extension elsewhere")
+@pytest.mark.skipif(spawn.fast is None, reason="`Popen` does not: there is no extension here")
 def test_a_signal_is_left_to_the_main_thread(tmp_path: Path) -> None:
     """Handled in one that starts commands, it would not wake the main thread: a Ctrl-C lost.
 

@@ -144,9 +144,7 @@ class Reactor:
         """
         if self._ident is not None:
             return
-        if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
-            raise RuntimeError("no thread can be started at interpreter shutdown")
-        threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
+        self._start_thread()
         runs = threading.Event()
         self._inbox.append((runs.set, ()))  # not by `post`, which may find that it does not yet
         self._wake()
@@ -184,15 +182,18 @@ class Reactor:
         here; the second finds the loop owned and ends.
         """
         for attempt in itertools.count():
-            if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
-                raise RuntimeError("no thread can be started at interpreter shutdown")
             try:
-                threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
+                self._start_thread()
                 return
             except RuntimeError as error:  # out of threads: others may end
                 if attempt == 100 or starts_no_more_threads(error):
                     raise
                 time.sleep(0.05)
+
+    def _start_thread(self) -> None:
+        if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+            raise RuntimeError("no thread can be started at interpreter shutdown")
+        threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
 
     def _wake(self) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, ItemsView, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -439,6 +439,20 @@ def test_variables_may_change_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None
 
     for number, result in enumerate(px.all(commands(), concurrency=3)):
         assert number <= int(result.text()) < 100
+
+
+def test_variables_may_go_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that another thread removes while they are read harms no command."""
+
+    class Shrinking(dict[bytes, bytes]):
+        def __iter__(self) -> Iterator[bytes]:
+            return iter([*super().__iter__(), b"PX_GONE_MEANWHILE"])
+
+        def items(self) -> Any:  # as `os.environ` makes them
+            return ItemsView(self)
+
+    monkeypatch.setattr(os, "environb", Shrinking(os.environb))
+    assert px.run("echo $HOME").text().strip() == os.environ["HOME"]
 
 
 def test_times_that_are_far_away(nap: Nap) -> None:

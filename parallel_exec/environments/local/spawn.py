@@ -1,7 +1,7 @@
 """Starting a program: by the extension `_spawn` where there is one, else by `Popen`.
 
-`subprocess.Popen` costs 35 to 100 microseconds of Python for each command; what it does
-beside its system calls is to find out what is known here beforehand. What is worse, it keeps
+`subprocess.Popen` costs about 100 microseconds more for each command; what it does beside its
+system calls is to find out what is known here beforehand. What is worse, it keeps
 the interpreter's lock until the child has become its program: no other thread runs meanwhile.
 The extension is in the wheels for Linux, and is built where a C compiler is at hand.
 """

@@ -100,12 +100,8 @@ def bare(count: int, in_flight: int) -> Figures:
     with select.epoll() as epoll, _Clock(count) as clock:
         while ended < count:
             while started < count and len(running) < in_flight:
-                out, out_end = os.pipe()
-                err, err_end = os.pipe()
-                pid = spawn.spawn([TRUE], variables, b"A=1", None, null, out_end, err_end)
-                os.close(out_end)
-                os.close(err_end)
-                exit_fd = os.pidfd_open(pid)
+                pipes = null, spawn.PIPE, spawn.PIPE
+                pid, exit_fd, _, out, err = spawn.spawn([TRUE], variables, b"A=1", None, *pipes)
                 epoll.register(exit_fd, select.EPOLLIN | select.EPOLLONESHOT)
                 running[exit_fd] = pid, out, err
                 started += 1

@@ -280,6 +280,8 @@ def test_no_descriptor_for_the_exit_of_short_commands(tmp_path: Path) -> None:
     """
     code = """
     import errno
+    from parallel_exec.environments.local import spawn
+    spawn.fast = None  # that one has its descriptor before there is a command
     def refused(pid):
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))

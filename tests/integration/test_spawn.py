@@ -18,7 +18,7 @@ import pytest
 from parallel_exec.environments.local import spawn
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no extension elsewhere")
-Spawn = Callable[..., int]
+Spawn = Callable[..., tuple[int, int, int, int, int]]
 WAYS = {"popen": spawn.popen}
 if spawn.fast is not None:
     WAYS["extension"] = spawn.spawn
@@ -43,19 +43,24 @@ def output(start: Spawn, variables: spawn.Variables) -> Iterator[Callable[..., s
     null = os.open(os.devnull, os.O_RDWR)
 
     def run(*argv: str, cwd: str | None = None, env: spawn.Variables = variables) -> str:
-        read, write = os.pipe()
-        try:
-            pid = start(list(argv), env, b"PX_MARK=here", cwd, null, write, write)
-        finally:
-            os.close(write)
-            with open(read, "rb") as file:
-                text = file.read()
+        streams = null, spawn.PIPE, spawn.PIPE
+        pid, pidfd, _, out, err = start(list(argv), env, b"PX_MARK=here", cwd, *streams)
+        text = read_all(out) + read_all(err)
         _, status = os.waitpid(pid, 0)
+        if pidfd >= 0:
+            os.close(pidfd)
         assert os.waitstatus_to_exitcode(status) == 0, text
         return os.fsdecode(text)
 
     yield run
     os.close(null)
+
+
+def read_all(fd: int) -> bytes:
+    """Return what comes until the end, and close the descriptor."""
+    os.set_blocking(fd, True)
+    with open(fd, "rb") as file:
+        return file.read()
 
 
 @linux
@@ -125,8 +130,8 @@ os.dup2(null, 2), os.dup2(write, 0), os.dup2(read, 1)
 os.close(write), os.close(read)
 variables = spawn.Variables([b"PATH=/usr/bin:/bin"])
 # It reads from our 1 what it writes to our 0.
-pid = spawn.{way}(["sh", "-c", "echo there && read line && test $line = there && exit 7"],
-                  variables, b"A=1", None, 1, 0, 2)
+pid, *_ = spawn.{way}(["sh", "-c", "echo there && read line && test $line = there && exit 7"],
+                      variables, b"A=1", None, 1, 0, 2)
 status = os.waitpid(pid, 0)[1]
 os.write(kept, str(os.waitstatus_to_exitcode(status)).encode())
 """
@@ -134,6 +139,81 @@ os.write(kept, str(os.waitstatus_to_exitcode(status)).encode())
     code = code.format(tree=str(Path(__file__).parents[2]), way=way)
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"7"
+
+
+def test_the_pipes_are_ours_and_do_not_block(start: Spawn, variables: spawn.Variables) -> None:
+    """Each is one of its own; the child has the other end, which is as programs expect it."""
+    code = "read line && echo out $line && echo err $line >&2 && read line; exit 3"
+    pid, pidfd, *ends = start(["sh", "-c", code], variables, b"A=1", None, *[spawn.PIPE] * 3)
+    if sys.platform == "linux":
+        assert [os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)] == [None]
+    with pytest.raises(BlockingIOError):
+        os.read(ends[1], 1)
+    with pytest.raises(BlockingIOError):
+        os.read(ends[2], 1)
+    os.write(ends[0], b"1\n")
+    os.close(ends[0])
+    assert [read_all(end) for end in ends[1:]] == [b"out 1\n", b"err 1\n"]
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+    if pidfd >= 0:
+        os.close(pidfd)
+
+
+@linux
+def test_our_ends_leave_the_low_descriptors_alone(start: Spawn, variables: spawn.Variables) -> None:
+    """Children get the low ones, and so nothing else is copied for them."""
+    if start is spawn.popen:
+        return  # there everything is copied
+    lowest = os.dup(0)
+    os.close(lowest)
+    pid, *ours = start(["true"], variables, b"A=1", None, *[spawn.PIPE] * 3)
+    after = os.dup(0)
+    for fd in (after, *ours):
+        os.close(fd)
+    os.waitpid(pid, 0)
+    assert min(ours) >= 256
+    assert after == lowest
+
+
+@linux
+def test_out_of_descriptors_nothing_is_left_behind(start: Spawn) -> None:
+    """Wherever in the start it happens: there is an error, or a command."""
+    code = """
+import os, resource, sys
+sys.path.insert(0, {tree!r})
+from parallel_exec.environments.local import spawn
+variables = spawn.Variables([b"PATH=/usr/bin:/bin"])
+before = os.listdir("/proc/self/fd")
+first = os.dup(0)
+os.close(first)
+started = []
+for more in range(16):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first + more, 4096))
+    try:
+        pid, *ours = spawn.{way}(["true"], variables, b"A=1", None, *[spawn.PIPE] * 3)
+    except OSError as error:
+        assert error.errno in spawn.SCARCE, error
+        started.append(False)
+    else:
+        started.append(True)
+        os.waitpid(pid, 0)
+        for fd in ours:
+            if fd >= 0:
+                os.close(fd)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (4096, 4096))
+    assert os.listdir("/proc/self/fd") == before, more
+    try:
+        os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
+    else:
+        raise AssertionError("a child is left")
+print(started == sorted(started) and set(started) == {{False, True}})
+"""
+    way = "popen" if start is spawn.popen else "spawn"
+    code = code.format(tree=str(Path(__file__).parents[2]), way=way)
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"True\n"
 
 
 @pytest.fixture
@@ -178,11 +258,11 @@ def test_programs_are_looked_up_in_the_path_given(
 def test_a_refusal_is_the_systems_own(
     start: Spawn, variables: spawn.Variables, argv: list[str], cwd: str | None, number: int
 ) -> None:
-    """The error is the system's, and no child is left to wait for."""
+    """The error is the system's; no child is left to wait for, and no descriptor."""
     null = os.open(os.devnull, os.O_RDWR)
     try:
         with pytest.raises(OSError, match=re.escape(f"[Errno {number}]")):
-            start(argv, variables, b"A=1", cwd, null, null, null)
+            start(argv, variables, b"A=1", cwd, spawn.PIPE, null, spawn.PIPE)
     finally:
         os.close(null)
 

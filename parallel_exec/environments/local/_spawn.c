@@ -1,11 +1,12 @@
 /*
- * Starts a program. What `_posixsubprocess.fork_exec` of the standard library does, but for
- * two things: the interpreter's lock is given back while the child becomes its program, which
- * takes longer than all the rest, and the child says by memory, not by a pipe, why it could
- * not become one.
+ * Starts a program, and opens the pipes to it. What `subprocess.Popen` does, but for three
+ * things. The interpreter's lock is given back while the child becomes its program, which takes
+ * longer than all the rest. The child says by memory, not by a pipe, why it could not become
+ * one. And the parent's descriptors are not copied for the child, which would only close them:
+ * with some thousand of them that takes longer than to start a program.
  *
- * vfork: the child runs in the parent's memory, on the stack of the thread that waits for it.
- * So it calls nothing that is not async-signal-safe, and no signal reaches it before its
+ * The child runs in the parent's memory, on a piece of the stack of the thread that waits for
+ * it. So it calls nothing that is not async-signal-safe, and no signal reaches it before its
  * handlers are gone.
  */
 #define PY_SSIZE_T_CLEAN
@@ -14,6 +15,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/syscall.h>
@@ -24,18 +26,31 @@
 #ifndef SYS_close_range /* the same everywhere; missing where the headers are old */
 #define SYS_close_range 436
 #endif
+#ifndef CLOSE_RANGE_UNSHARE
+#define CLOSE_RANGE_UNSHARE 2
+#endif
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
+#ifndef CLONE_PIDFD
+#define CLONE_PIDFD 0x1000
+#endif
 
-enum { STREAMS = 3 };
+enum {
+    STREAMS = 3,
+    PIPE = -1,   /* in place of a descriptor: one end of a new pipe */
+    HIGH = 256,  /* where the parent's ends are kept */
+    STACK = 1 << 14,
+};
 
 typedef struct {
     char **files; /* what the program may be, tried in order; all three end with NULL */
     char **argv;
     char **envp;
     const char *cwd; /* or NULL */
-    int streams[STREAMS];
+    int streams[STREAMS]; /* what becomes the child's 0, 1 and 2 */
+    int ends[STREAMS];    /* the parent's ends of those that are pipes; else -1 */
+    int pidfd;
     sigset_t mask; /* the thread's */
     volatile int error; /* why the child did not become the program: an errno, or 0 */
     volatile int error_is_cwd;
@@ -59,9 +74,20 @@ static void reset_signals(const sigset_t *mask)
     sigprocmask(SIG_SETMASK, mask, NULL);
 }
 
-/* In the child: have `streams` be 0, 1 and 2, and everything else closed by the exec. */
+/*
+ * In the child, which shares the parent's descriptors: have its own, of which `streams` are 0,
+ * 1 and 2, and everything else is closed by the exec. What is higher than these is not even
+ * copied, and so they are kept low.
+ */
 static int place_streams(int *streams)
 {
+    int above = STREAMS;
+
+    for (int i = 0; i < STREAMS; i++)
+        if (streams[i] >= above)
+            above = streams[i] + 1;
+    if (syscall(SYS_close_range, above, ~0U, CLOSE_RANGE_UNSHARE) < 0)
+        return -1;
     for (int i = 0; i < STREAMS; i++) {
         if (streams[i] < STREAMS && streams[i] != i) { /* it would be overwritten */
             streams[i] = fcntl(streams[i], F_DUPFD_CLOEXEC, STREAMS);
@@ -76,7 +102,7 @@ static int place_streams(int *streams)
     return (int)syscall(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_CLOEXEC);
 }
 
-/* In the child. Comes back only if it could not become any of the files. */
+/* In the child. Returns only if it could not become any of the files. */
 static int become(Plan *plan)
 {
     int error = 0, absence = ENOENT;
@@ -123,27 +149,91 @@ static void leave_signals(const sigset_t *mask)
     }
 }
 
+/* Run `child` until it execs or exits; return its process id, or -1. */
+static pid_t run(int (*child)(void *), void *arg, int *pidfd)
+{
+    _Alignas(16) char stack[STACK];
+    const int flags = CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_PIDFD | SIGCHLD;
+
+    return clone(child, stack + STACK, flags, arg, pidfd);
+}
+
+static int be_child(void *arg)
+{
+    Plan *plan = arg;
+
+    plan->error = become(plan);
+    _exit(127);
+}
+
+/* Move a descriptor up, if there is room: the low ones are for what children get. */
+static int raised(int fd)
+{
+    int higher = fcntl(fd, F_DUPFD_CLOEXEC, HIGH);
+
+    if (higher < 0)
+        return fd;
+    close(fd);
+    return higher;
+}
+
+static void close_all(const int *fds)
+{
+    for (int i = 0; i < STREAMS; i++)
+        if (fds[i] >= 0)
+            close(fds[i]);
+}
+
+static void wait_for(pid_t pid)
+{
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        ;
+}
+
+/* Open the pipes; note the child's ends in `streams` and, to be closed later, in `theirs`. */
+static int open_pipes(Plan *plan, int *theirs)
+{
+    int ends[2];
+
+    for (int i = 0; i < STREAMS; i++) {
+        if (plan->streams[i] != PIPE)
+            continue;
+        if (pipe2(ends, O_CLOEXEC) < 0)
+            return -1;
+        plan->streams[i] = theirs[i] = ends[i != 0];
+        plan->ends[i] = raised(ends[i == 0]);
+        fcntl(plan->ends[i], F_SETFL, O_NONBLOCK);
+    }
+    return 0;
+}
+
 static pid_t start(Plan *plan)
 {
+    int theirs[STREAMS] = {-1, -1, -1};
     sigset_t all;
-    pid_t pid;
-    int error;
+    pid_t pid = -1;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &plan->mask);
-    pid = vfork();
-    if (pid == 0) {
-        plan->error = become(plan);
-        _exit(127);
+    if (open_pipes(plan, theirs) < 0) {
+        plan->error = errno;
+    } else {
+        sigfillset(&all);
+        pthread_sigmask(SIG_BLOCK, &all, &plan->mask);
+        pid = run(be_child, plan, &plan->pidfd);
+        if (pid < 0)
+            plan->error = errno;
+        leave_signals(&plan->mask);
+        pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
     }
-    error = errno;
-    leave_signals(&plan->mask);
-    pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
-    if (pid < 0)
-        plan->error = error;
-    else if (plan->error)
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+    close_all(theirs);
+    if (pid >= 0)
+        plan->pidfd = raised(plan->pidfd);
+    if (plan->error) {
+        close_all(plan->ends);
+        if (pid >= 0) {
+            close(plan->pidfd);
+            wait_for(pid);
+        }
+    }
     return pid;
 }
 
@@ -171,13 +261,14 @@ static char **strings(PyObject *tuple)
 
 /*
  * spawn(files, argv, envp, cwd, stdin, stdout, stderr): start a program in a session of its
- * own; return its process id. What the program may be is tried in order. Raises OSError if
+ * own; return its process id, a pidfd, and our ends of those of the three that are PIPE, which
+ * do not block; -1 for the others. What the program may be is tried in order. Raises OSError if
  * nothing runs; its filename is `cwd` if that was why.
  */
 static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
 {
     PyObject *files, *argv, *envp, *cwd;
-    Plan plan = {0};
+    Plan plan = {.ends = {-1, -1, -1}};
     pid_t pid = -1;
 
     if (!PyArg_ParseTuple(args, "OOOOiii", &files, &argv, &envp, &cwd, &plan.streams[0],
@@ -199,33 +290,39 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
     free(plan.files);
     free(plan.argv);
     free(plan.envp);
-    return PyErr_Occurred() ? NULL : PyLong_FromLong((long)pid);
+    if (PyErr_Occurred())
+        return NULL;
+    return Py_BuildValue("(liiii)", (long)pid, plan.pidfd, plan.ends[0], plan.ends[1],
+                         plan.ends[2]);
+}
+
+static int be_probe(void *arg)
+{
+    if (syscall(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_UNSHARE) == 0 &&
+        syscall(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_CLOEXEC) == 0)
+        *(volatile int *)arg = 1;
+    _exit(0);
 }
 
 /*
- * Whether the system does what is needed here: closes a range of descriptors (Linux 5.11),
- * and lets a child of vfork share its parent's memory, which emulators do not.
+ * Whether the system does what is needed here (Linux 5.11), and lets a child share its parent's
+ * memory, which emulators do not.
  */
 static int works(void)
 {
     volatile int shared = 0;
-    pid_t pid;
+    int pidfd = -1;
+    pid_t pid = run(be_probe, (void *)&shared, &pidfd);
 
-    if (syscall(SYS_close_range, ~0U, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+    if (pid < 0)
         return 0;
-    pid = vfork();
-    if (pid == 0) {
-        shared = 1;
-        _exit(0);
-    }
-    if (pid > 0)
-        while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
-            ;
+    close(pidfd);
+    wait_for(pid);
     return shared;
 }
 
 static PyMethodDef methods[] = {
-    {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own; return its process id."},
+    {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -236,7 +333,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__spawn(void)
 {
     if (!works()) {
-        PyErr_SetString(PyExc_ImportError, "vfork or close_range does not do here what is needed");
+        PyErr_SetString(PyExc_ImportError, "clone or close_range does not do here what is needed");
         return NULL;
     }
     return PyModule_Create(&definition);

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.spawn import SCARCE, Variables, spawn
+from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
     CommandNotFoundError,
@@ -76,7 +76,6 @@ def _group_by_pidfd() -> bool:
     return True
 
 
-PIDFD = hasattr(os, "pidfd_open")
 GROUP_BY_PIDFD = _group_by_pidfd()
 
 
@@ -175,27 +174,18 @@ class Process:
             variables = Variables(_merged(variables.items, command.env))
         self._output = output = Output(command, self._caught_up)
         data = command.input_bytes() if command.input is not None else None
-        opened: list[int] = []
+        stdin = host.null if command.input is None else PIPE
+        stdout = host.null if output.discards(STDOUT) else PIPE
+        stderr = host.null if output.discards(STDERR) else PIPE
         feeder: SimpleQueue[int] | None = None
         slot = -1
         try:
-            stdin = host.null
-            if command.input is not None:
-                stdin, self._input = os.pipe()
-                opened += (stdin, self._input)
-            stdout = stderr = host.null
-            if command.capture or not output.discards(STDOUT):
-                self._fds[STDOUT], stdout = os.pipe()
-                opened += (self._fds[STDOUT], stdout)
-            if command.capture or not output.discards(STDERR):
-                self._fds[STDERR], stderr = os.pipe()
-                opened += (self._fds[STDERR], stderr)
             if command.input is not None and data is None:
                 feeder = self._start_feeder()
             slot = watchdog.announce(serial, command.kill_after)
             self._started_at = time.time()
             self.started = time.monotonic()
-            self.pid = spawn(
+            started = spawn(
                 command.argv(),
                 variables,
                 b"%b%d" % (watchdog.mark, serial),
@@ -205,23 +195,14 @@ class Process:
                 stderr,
             )
         except BaseException:
-            for fd in opened:
-                os.close(fd)
-            self._fds = [-1, -1]
-            self._input = -1
             watchdog.clear(slot)
             if feeder is not None:
                 feeder.put(-1)
             raise
+        self.pid, self._pidfd, self._input, *self._fds = started
         self.live = True
         self._slot = slot
         watchdog.confirm(slot, self.pid)
-        for fd in (stdin, stdout, stderr):
-            if fd != host.null:
-                os.close(fd)
-        for fd in self._fds:
-            if fd >= 0:
-                os.set_blocking(fd, False)
         self._watch_exit()
         if output.live:
             self.watch_output()
@@ -229,10 +210,10 @@ class Process:
             host.young(self)
         if feeder is not None:
             fd, self._input = self._input, -1
+            os.set_blocking(fd, True)
             host.inputs.add(fd)
             feeder.put(fd)
         elif data is not None:
-            os.set_blocking(self._input, False)
             writer = partial(self._write, memoryview(data), [0])
             host.reactor.watch(self._input, writer, WRITE)
 
@@ -251,15 +232,10 @@ class Process:
                 self.host.reactor.watch(fd, partial(self._readable, stream))
 
     def _watch_exit(self) -> None:
-        if PIDFD:
-            try:
-                self._pidfd = os.pidfd_open(self.pid)
-                self.host.reactor.watch_once(self._pidfd, self._look_for_exit)
-                return
-            except OSError:
-                pass  # no pidfds, or no descriptor left for one
-        # Not here: with its end the next may be started, and this start is not over.
-        self.host.reactor.post(self._look_for_exit)
+        if self._pidfd >= 0:
+            self.host.reactor.watch_once(self._pidfd, self._look_for_exit)
+        else:  # not here: with its end the next may be started, and this start is not over
+            self.host.reactor.post(self._look_for_exit)
 
     def refuse(self, error: BaseException) -> None:
         """Report that it did not run, and why."""

@@ -14,16 +14,22 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import TypeAlias
 
-__all__ = ["SCARCE", "Variables", "spawn"]
+__all__ = ["PIPE", "SCARCE", "Variables", "spawn"]
 
-fast: Callable[..., int] | None
+Started: TypeAlias = tuple[int, int, int, int, int]
+
+fast: Callable[..., Started] | None
 try:
     from parallel_exec.environments.local import _spawn
 except ImportError:
     fast = None
 else:
     fast = _spawn.spawn
+
+PIPE = subprocess.PIPE
+"""In place of a descriptor: one end of a new pipe."""
 
 SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 """What the system says when it is out of something that others will give back."""
@@ -58,8 +64,8 @@ def spawn(
     stdin: int,
     stdout: int,
     stderr: int,
-) -> int:
-    """Start a program in a session of its own; return its process id.
+) -> Started:
+    """Start a program in a session of its own.
 
     Args:
         argv: The words.
@@ -67,9 +73,13 @@ def spawn(
             their PATH.
         mark: One more, as ``NAME=value``.
         cwd: The directory to start it in.
-        stdin: The descriptors that become its 0, 1 and 2.
+        stdin: The descriptors that become its 0, 1 and 2, or `PIPE`.
         stdout: See `stdin`.
         stderr: See `stdin`.
+
+    Returns:
+        Its process id, a pidfd or -1, and our ends of its three pipes, which do not block;
+        -1 where there is none.
 
     Raises:
         OSError: The system refused; nothing runs.
@@ -96,19 +106,40 @@ def popen(
     stdin: int,
     stdout: int,
     stderr: int,
-) -> int:
+) -> Started:
     """Do the same in another way."""
-    process = subprocess.Popen(
-        argv,
-        stdin=stdin,
-        stdout=stdout,
-        stderr=stderr,
-        cwd=cwd,
-        env=dict(variable.split(b"=", 1) for variable in (*variables.items, mark)),
-        start_new_session=True,
-    )
+    streams = [stdin, stdout, stderr]
+    ends = [-1, -1, -1]
+    try:
+        for number, stream in enumerate(streams):
+            if stream == PIPE:
+                read, write = os.pipe()
+                streams[number], ends[number] = (write, read) if number else (read, write)
+                os.set_blocking(ends[number], False)
+        process = subprocess.Popen(
+            argv,
+            stdin=streams[0],
+            stdout=streams[1],
+            stderr=streams[2],
+            cwd=cwd,
+            env=dict(variable.split(b"=", 1) for variable in (*variables.items, mark)),
+            start_new_session=True,
+        )
+    except BaseException:
+        for end in ends:
+            if end >= 0:
+                os.close(end)
+        raise
+    finally:
+        for stream, end in zip(streams, ends, strict=True):
+            if end >= 0:
+                os.close(stream)
     process.returncode = 0  # it is waited for by its id, not by the Popen object
-    return process.pid
+    try:
+        pidfd = os.pidfd_open(process.pid)
+    except (AttributeError, OSError):  # there are none here, or no descriptor is left for one
+        pidfd = -1
+    return process.pid, pidfd, ends[0], ends[1], ends[2]
 
 
 ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()

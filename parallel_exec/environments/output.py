@@ -19,6 +19,7 @@ LONGEST_LINE = 1 << 20  # an unfinished line is handed over at this many bytes
 BACKLOG = 1 << 20  # bytes that may wait for slow callbacks before reading pauses
 
 STDOUT, STDERR = 0, 1
+NOTHING = (b"", b"")
 
 
 class LineSplitter:
@@ -102,7 +103,7 @@ class Output:
 
     def __init__(self, command: Command, resume: Callable[[], object]) -> None:
         self._capture = command.capture
-        self._kept: list[bytes | io.BytesIO] = [b"", b""]
+        self._kept: list[bytes | io.BytesIO] | tuple[bytes, bytes] = NOTHING
         self._left = command.max_output_bytes
         self._mailbox: Mailbox | None = None
         self.live = command.on_stdout is not None or command.on_stderr is not None
@@ -135,6 +136,8 @@ class Output:
 
     def _keep(self, stream: int, data: bytes) -> None:
         """Mostly there is one piece, or none; more of them go where they need not be copied."""
+        if isinstance(self._kept, tuple):
+            self._kept = [b"", b""]
         kept = self._kept[stream]
         if not kept:
             self._kept[stream] = data

@@ -80,8 +80,7 @@ class Reactor:
 
     def __init__(self) -> None:
         self._poller = poller.make()
-        self._handlers: dict[int, Callable[[], object]] = {}
-        self._once: dict[int, Callable[[], object]] = {}
+        self._handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[Timer] = []
         self._order = itertools.count()
@@ -97,7 +96,7 @@ class Reactor:
             self._wake_read, self._wake_write = os.pipe()
             os.set_blocking(self._wake_read, False)
             os.set_blocking(self._wake_write, False)
-        self.watch(self._wake_read, self._woken)
+        self.watch(self._wake_read, poller.READ, self._woken)
 
     # From any thread
 
@@ -162,20 +161,22 @@ class Reactor:
 
     # In the service thread
 
-    def watch(self, fd: int, handler: Callable[[], object], interest: int = poller.READ) -> None:
-        """Have `handler` called whenever `fd` is ready. It may be called in vain."""
+    def watch(self, fd: int, interest: int, call: Callable[..., object], *args: Any) -> None:
+        """Have `call` made when `fd` is ready, and again when something comes: it is to go on
+        until there is nothing left, or to watch anew. It may be made in vain.
+        """
         self._poller.add(fd, interest)
-        self._handlers[fd] = handler
-
-    def watch_once(self, fd: int, handler: Callable[[], object]) -> None:
-        """Have `handler` called when `fd` is ready to be read, once. It may be closed then."""
-        self._poller.add_once(fd)
-        self._once[fd] = handler
+        self._handlers[fd] = (call, args)
 
     def unwatch(self, fd: int) -> None:
-        """Stop watching `fd`, before it is closed."""
-        if self._handlers.pop(fd, None) or self._once.pop(fd, None):
+        """Stop watching `fd`."""
+        if self._handlers.pop(fd, None):
             self._poller.remove(fd)
+
+    def forget(self, fd: int) -> None:
+        """Stop watching `fd`, which is about to be closed."""
+        if self._handlers.pop(fd, None):
+            self._poller.forget(fd)
 
     def _start(self) -> None:
         """Start the thread. Two may be started, by two threads or after an interrupt in
@@ -203,7 +204,8 @@ class Reactor:
 
     def _woken(self) -> None:
         try:
-            os.read(self._wake_read, 4096)
+            while len(os.read(self._wake_read, 4096)) == 4096:
+                pass
         except BlockingIOError:
             pass
 
@@ -237,9 +239,9 @@ class Reactor:
         ready = self._poller.wait(wait)
         self._sleeping = False
         for fd, _ in ready:
-            handler = self._handlers.get(fd) or self._once.pop(fd, None)
+            handler = self._handlers.get(fd)
             if handler is not None:  # else an earlier one of this turn removed it
-                self._call(handler, ())
+                self._call(*handler)
         for _ in range(len(inbox)):  # what these post in turn comes next time
             self._call(*inbox.popleft())
         if timers:
@@ -269,13 +271,12 @@ class Reactor:
 
     def _forget(self) -> None:
         """In a forked child: close the descriptors, touch nothing that is shared."""
-        for fd in {self._wake_read, self._wake_write, *self._handlers, *self._once}:
+        for fd in {self._wake_read, self._wake_write, *self._handlers}:
             try:
                 os.close(fd)
             except OSError:
                 pass
         self._handlers.clear()
-        self._once.clear()
         self._poller.close()
 
 

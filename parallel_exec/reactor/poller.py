@@ -12,18 +12,18 @@ WRITE = 2
 
 
 class Poller(Protocol):
-    """A set of descriptors to wait for. Level-triggered."""
+    """A set of descriptors to wait for. Edge-triggered: each is told of when it is added and
+    ready, and when something comes; not again because something is left.
+    """
 
     def add(self, fd: int, interest: int) -> None:
         """Watch `fd` for READ or WRITE; the end of a pipe counts as both."""
 
-    def add_once(self, fd: int) -> None:
-        """Watch `fd` for READ until it has been ready: then it is as if it were removed."""
-
     def remove(self, fd: int) -> None:
-        """Stop watching `fd`. To be called before it is closed: a copy of it in a
-        forked process would keep it watched.
-        """
+        """Stop watching `fd`."""
+
+    def forget(self, fd: int) -> None:
+        """Know that `fd` is about to be closed, which ends the watch by itself."""
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         """Return the descriptors that are ready, each with the system's word for what for,
@@ -34,6 +34,11 @@ class Poller(Protocol):
         """Give the poller's own descriptor back."""
 
 
+if hasattr(select, "epoll"):
+    ARRIVALS = select.EPOLLIN | select.EPOLLET
+    ROOM = select.EPOLLOUT | select.EPOLLET
+
+
 class EpollPoller:
     """Linux: the cost of a wait does not grow with what is watched."""
 
@@ -41,16 +46,16 @@ class EpollPoller:
         self._epoll = select.epoll()
 
     def add(self, fd: int, interest: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN if interest == READ else select.EPOLLOUT)
-
-    def add_once(self, fd: int) -> None:
-        self._epoll.register(fd, select.EPOLLIN | select.EPOLLONESHOT)
+        self._epoll.register(fd, ARRIVALS if interest == READ else ROOM)
 
     def remove(self, fd: int) -> None:
         self._epoll.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        pass  # a copy in a forked child would keep it watched, but nothing more comes
+
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
-        return self._epoll.poll(timeout, 512)
+        return self._epoll.poll(timeout, 128)
 
     def close(self) -> None:
         self._epoll.close()
@@ -66,16 +71,15 @@ class KqueuePoller:
     def add(self, fd: int, interest: int) -> None:
         kind = select.KQ_FILTER_READ if interest == READ else select.KQ_FILTER_WRITE  # type: ignore[attr-defined,unused-ignore]
         self._filters[fd] = kind
-        self._queue.control([select.kevent(fd, kind, select.KQ_EV_ADD)], 0)  # type: ignore[attr-defined,unused-ignore]
-
-    def add_once(self, fd: int) -> None:
-        self._filters[fd] = kind = select.KQ_FILTER_READ  # type: ignore[attr-defined,unused-ignore]
-        flags = select.KQ_EV_ADD | select.KQ_EV_ONESHOT  # type: ignore[attr-defined,unused-ignore]
+        flags = select.KQ_EV_ADD | select.KQ_EV_CLEAR  # type: ignore[attr-defined,unused-ignore]
         self._queue.control([select.kevent(fd, kind, flags)], 0)  # type: ignore[attr-defined,unused-ignore]
 
     def remove(self, fd: int) -> None:
         kind = self._filters.pop(fd)
         self._queue.control([select.kevent(fd, kind, select.KQ_EV_DELETE)], 0)  # type: ignore[attr-defined,unused-ignore]
+
+    def forget(self, fd: int) -> None:
+        self._filters.pop(fd, None)
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         events = self._queue.control(None, 512, timeout)
@@ -86,31 +90,24 @@ class KqueuePoller:
 
 
 class PollPoller:
-    """Everywhere else."""
+    """Everywhere else. It tells more often than it need."""
 
     def __init__(self) -> None:
         self._poll = select.poll()
-        self._once: set[int] = set()
 
     def add(self, fd: int, interest: int) -> None:
         self._poll.register(fd, select.POLLIN if interest == READ else select.POLLOUT)
 
-    def add_once(self, fd: int) -> None:
-        self._poll.register(fd, select.POLLIN)
-        self._once.add(fd)
-
     def remove(self, fd: int) -> None:
         self._poll.unregister(fd)
-        self._once.discard(fd)
+
+    def forget(self, fd: int) -> None:
+        self._poll.unregister(fd)
 
     def wait(self, timeout: float | None) -> list[tuple[int, int]]:
         # Rounded up: a wait that ends before its time would be repeated at once.
         milliseconds = None if timeout is None else int(timeout * 1000) + 1
-        ready = self._poll.poll(milliseconds)
-        for fd, _ in ready:
-            if fd in self._once:
-                self.remove(fd)
-        return ready
+        return self._poll.poll(milliseconds)
 
     def close(self) -> None:
         pass

@@ -257,11 +257,13 @@ def hosts() -> tuple[Host, ...]:
 
 def _place() -> Host:
     """Return where the next command is to run: in this thread, unless another has fewer."""
-    return min(hosts()[:1] if _exiting else hosts(), key=_load)
-
-
-def _load(host: Host) -> tuple[int, bool]:
-    return len(host.processes), not host.reactor.here()
+    place, *others = hosts()
+    if not _exiting:
+        for other in others:
+            fewer = len(place.processes) - len(other.processes)
+            if fewer > 0 or (fewer == 0 and other.reactor.here()):
+                place = other
+    return place
 
 
 def _end_all(backend: LocalBackend | None) -> None:

@@ -22,7 +22,6 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ from parallel_exec.errors import (
     ExecutorClosedError,
     TaskCancelledError,
 )
-from parallel_exec.reactor.poller import WRITE
+from parallel_exec.reactor.poller import READ, WRITE
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
 from parallel_exec.values.secret import Secret, reveal
@@ -51,6 +50,7 @@ __all__ = ["Process"]
 log = logging.getLogger("parallel_exec")
 
 CHUNK = 1 << 16
+AT_ONCE = 1 << 18  # bytes of one pipe read at most before others have their turn
 DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
 POLL_S = 0.02  # how often an exit that cannot be waited for is looked for
 UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
@@ -132,7 +132,7 @@ class Process:
         self._looking = False  # whether those who left its session are still to be found
         self._watched = False
         self._kill_at = 0.0
-        self._strays: list[Stray] = []
+        self._strays: Sequence[Stray] = ()
         self._fds: list[int] = [-1, -1]  # the read ends of STDOUT and STDERR
         self._input = -1
         self._pidfd = -1
@@ -214,8 +214,7 @@ class Process:
             host.inputs.add(fd)
             feeder.put(fd)
         elif data is not None:
-            writer = partial(self._write, memoryview(data), [0])
-            host.reactor.watch(self._input, writer, WRITE)
+            host.reactor.watch(self._input, WRITE, self._write, memoryview(data), [0])
 
     def watch_output(self) -> None:
         """Have its output read as it comes.
@@ -227,13 +226,16 @@ class Process:
         if self._watched:
             return
         self._watched = True
-        for stream, fd in enumerate(self._fds):
-            if fd >= 0:
-                self.host.reactor.watch(fd, partial(self._readable, stream))
+        self._resume()
+
+    def _watch(self, stream: int) -> None:
+        fd = self._fds[stream]
+        self.host.reactor.unwatch(fd)
+        self.host.reactor.watch(fd, READ, self._readable, stream)
 
     def _watch_exit(self) -> None:
         if self._pidfd >= 0:
-            self.host.reactor.watch_once(self._pidfd, self._look_for_exit)
+            self.host.reactor.watch(self._pidfd, READ, self._look_for_exit)
         else:  # not here: with its end the next may be started, and this start is not over
             self.host.reactor.post(self._look_for_exit)
 
@@ -320,34 +322,44 @@ class Process:
 
     def _close_input(self) -> None:
         if self._input >= 0:
-            self.host.reactor.unwatch(self._input)
+            self.host.reactor.forget(self._input)
             os.close(self._input)
             self._input = -1
 
     def _readable(self, stream: int) -> None:
-        fd = self._fds[stream]
-        try:
-            data = os.read(fd, CHUNK)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._take(stream, data)
-        else:
-            self._close_stream(stream)
+        empty = self._read(stream, AT_ONCE)
+        if self._fds[stream] < 0:
             if self._status is not None:
                 self.check()
-
-    def _take(self, stream: int, data: bytes) -> None:
-        if self._reason == "output":
-            return  # what comes after the limit is read, so that it can end, and dropped
-        if not self._output.take(stream, data):
-            self._end("output")
-        elif self._output.full:
+        elif self._output.full and self._reason != "output":
             for fd in self._fds:
                 if fd >= 0:
                     self.host.reactor.unwatch(fd)
+        elif not empty:
+            self._watch(stream)  # first the others have their turn
+
+    def _read(self, stream: int, most: int) -> bool:
+        """Read what is in a pipe now, up to about `most` bytes; close it at its end.
+
+        Returns:
+            Whether that was all.
+        """
+        fd = self._fds[stream]
+        while most > 0:
+            try:
+                data = os.read(fd, CHUNK)
+            except BlockingIOError:
+                return True
+            except OSError:
+                data = b""
+            if not data:
+                self._close_stream(stream)
+                return True
+            most -= len(data)
+            # What comes after the limit is read, so that the command can end, and dropped.
+            if self._reason != "output" and not self._output.take(stream, data):
+                self._end("output")
+        return False
 
     def _caught_up(self) -> None:
         """Be told, in whatever thread, that the callbacks have caught up."""
@@ -355,16 +367,14 @@ class Process:
 
     def _resume(self) -> None:
         """Read on."""
-        for stream, fd in enumerate(self._fds):
-            if fd >= 0:
-                self.host.reactor.unwatch(fd)
-                self.host.reactor.watch(fd, partial(self._readable, stream))
+        for stream in (STDOUT, STDERR):
+            if self._fds[stream] >= 0:
+                self._watch(stream)
 
     def _close_stream(self, stream: int) -> None:
         fd = self._fds[stream]
         if fd >= 0:
-            if self._watched:
-                self.host.reactor.unwatch(fd)
+            self.host.reactor.forget(fd)
             os.close(fd)
             self._fds[stream] = -1
 
@@ -428,7 +438,7 @@ class Process:
             if self._over:
                 stray.close()
             else:
-                self._strays.append(stray)
+                self._strays = (*self._strays, stray)
                 stray.send(signal.SIGTERM)
 
     def _signal(self, number: int) -> bool:
@@ -498,17 +508,8 @@ class Process:
     def _drain(self) -> None:
         """Read what is in the pipes now."""
         for stream in (STDOUT, STDERR):
-            left = DRAIN
-            while self._fds[stream] >= 0 and left > 0:
-                try:
-                    data = os.read(self._fds[stream], CHUNK)
-                except OSError:
-                    break
-                if data:
-                    left -= len(data)
-                    self._take(stream, data)
-                else:
-                    self._close_stream(stream)
+            if self._fds[stream] >= 0 and not self._read(stream, DRAIN):
+                self._watch(stream)
 
     def _reap_later(self) -> None:
         """Reap a process that outlives KILL, whenever it ends."""
@@ -565,8 +566,7 @@ class Process:
         if self._input >= 0:
             self._close_input()
         if self._pidfd >= 0:
-            if self._status is None:
-                self.host.reactor.unwatch(self._pidfd)
+            self.host.reactor.forget(self._pidfd)
             os.close(self._pidfd)
         if not self._reaped:
             self._reap_later()

@@ -93,9 +93,13 @@ class Watchdog:
 
     def announce(self, serial: int, kill_after: float) -> int:
         """Write that a command is about to be spawned; return its slot, or -1 if full."""
-        try:
-            slot = self._free.pop()
-        except IndexError:
+        slot = -1
+        if self._free:
+            try:
+                slot = self._free.pop()
+            except IndexError:  # another thread was faster
+                pass
+        if slot < 0:
             slot = next(self._unused)
             if slot >= SLOTS:
                 return -1

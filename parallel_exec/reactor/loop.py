@@ -18,6 +18,7 @@ inbox is a deque, whose `append` and `popleft` are atomic.
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import logging
@@ -36,6 +37,10 @@ __all__ = ["COUNT", "Clock", "Reactor", "Timer", "get", "starts_no_more_threads"
 log = logging.getLogger("parallel_exec")
 
 LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
+LOOK_S = 0.02  # how often what cannot be watched is looked at
+NO_ROOM = {errno.ENOSPC, errno.ENOMEM}  # epoll has a limit for each user
+
+Handler = tuple[Callable[..., object], tuple[Any, ...]]
 
 
 class Timer:
@@ -80,7 +85,7 @@ class Reactor:
 
     def __init__(self) -> None:
         self._poller = poller.make()
-        self._handlers: dict[int, tuple[Callable[..., object], tuple[Any, ...]]] = {}
+        self._handlers: dict[int, Handler] = {}
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._timers: list[Timer] = []
         self._order = itertools.count()
@@ -165,13 +170,28 @@ class Reactor:
         """Have `call` made when `fd` is ready, and again when something comes: it is to go on
         until there is nothing left, or to watch anew. It may be made in vain.
         """
-        self._poller.add(fd, interest)
-        self._handlers[fd] = (call, args)
+        self._handlers[fd] = handler = (call, args)
+        try:
+            self._poller.add(fd, interest)
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            self.call_at(self.now() + LOOK_S, self._look, fd, interest, handler)
+
+    def _look(self, fd: int, interest: int, handler: Handler) -> None:
+        """Have that done by time which the system has no room to watch."""
+        if self._handlers.get(fd) is handler:
+            self._call(*handler)
+        if self._handlers.get(fd) is handler:
+            self.watch(fd, interest, handler[0], *handler[1])
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`."""
         if self._handlers.pop(fd, None):
-            self._poller.remove(fd)
+            try:
+                self._poller.remove(fd)
+            except FileNotFoundError:  # there was no room to watch it
+                pass
 
     def forget(self, fd: int) -> None:
         """Stop watching `fd`, which is about to be closed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import threading
 from collections.abc import Callable, ItemsView, Iterator
 from datetime import timedelta
@@ -274,6 +275,35 @@ def test_out_of_descriptors_it_slows_down_and_completes(tmp_path: Path) -> None:
         assert script.errors() == ""
 
 
+def test_room_is_told_of_across_the_service_threads(tmp_path: Path) -> None:
+    """Who waits for room in one of them learns what the other gives back."""
+    code = """
+    import resource
+    from parallel_exec.environments.local import backend
+    backend.ROOM_S = 1e6  # they do not look by themselves
+    px.all(["true", "true"])
+    px.submit("mkdir up; while test ! -e go; do sleep 0.01; done")
+    while not os.path.exists("up"):
+        time.sleep(0.001)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
+    held = []
+    try:
+        while True:
+            held.append(os.dup(0))
+    except OSError:
+        pass
+    second = px.submit("echo there")
+    while not any(host.waiting for host in backend.hosts()):
+        time.sleep(0.001)
+    for fd in held:
+        os.close(fd)
+    os.mkdir("go")
+    print(second.result(20).text(), end="")
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "there\n", script.errors()
+
+
 def test_no_descriptor_for_the_exit_of_short_commands(tmp_path: Path) -> None:
     """A command whose exit is looked for, since there is no descriptor to wait for it with,
     and that has exited by then, does not keep the next one from starting.
@@ -292,6 +322,30 @@ def test_no_descriptor_for_the_exit_of_short_commands(tmp_path: Path) -> None:
     """
     with python(tmp_path, code) as script:
         assert script.rest() == "True\n", script.errors()
+
+
+@pytest.mark.skipif(not hasattr(select, "epoll"), reason="epoll has that limit")
+def test_no_room_to_watch_descriptors(tmp_path: Path) -> None:
+    """Epoll watches no more than so many: commands run all the same, with all their output."""
+    code = """
+    import errno
+    from parallel_exec.reactor import poller
+    px.all(["true", "true"])  # what wakes the service threads is watched
+    def refuse(self, fd, interest):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    poller.EpollPoller.add = refuse
+    data = bytes(range(256)) * 4096
+    lines = []
+    results = px.all_settled([
+        px.Command("cat; sleep 0.1; exit 3", input=data, check=False),
+        px.Command("echo one; sleep 0.1; echo two", on_stdout=lines.append),
+        px.Command(["sleep", "30"], timeout=0.1),
+    ], concurrency=3)
+    print(results[0].value.exit_code, results[0].value.stdout == data, lines, results[2].status)
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "3 True ['one', 'two'] rejected\n", script.errors()
+        assert script.errors() == ""
 
 
 def test_no_descriptors_at_the_first_command(tmp_path: Path) -> None:

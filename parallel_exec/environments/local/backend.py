@@ -167,7 +167,7 @@ class Host:
             os.close(self.null)
 
     def gone(self, process: Process) -> None:
-        """Take note that `process` has ended."""
+        """Take note that `process` has ended: others have room now."""
         self.ending.discard(process)
         self.processes.discard(process)
         for awaited, done in self._awaited:
@@ -176,6 +176,9 @@ class Host:
                 done()
         if self._awaited:
             self._awaited = [each for each in self._awaited if each[0]]
+        for host in _hosts:
+            if host.waiting:
+                host.reactor.post(host.room)
 
     def end_all(self, backend: LocalBackend | None, done: Callable[[], object]) -> None:
         """End what is here for `backend`, or for all of them, then call `done`."""

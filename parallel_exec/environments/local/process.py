@@ -600,10 +600,7 @@ class Process:
         if self._reported:
             return
         self._reported = True
-        host = self.host
-        host.gone(self)
-        if host.waiting:
-            host.room()
+        self.host.gone(self)
         self.ticket.settled(ending)
 
     def _ending(self) -> Result | BaseException:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from parallel_exec.reactor.loop import Reactor
+from parallel_exec.reactor.poller import READ
 
 
 @pytest.fixture
@@ -55,6 +58,40 @@ def test_an_error_in_a_message_ends_nothing(
     loop.post(done.set)
     done.wait()
     assert "ZeroDivisionError" in caplog.text
+
+
+def test_what_cannot_be_watched_is_looked_at(
+    loop: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system watches no more than so many descriptors; the rest takes a little longer."""
+
+    def refuse(fd: int, interest: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    seen: list[bytes] = []
+    done = threading.Event()
+
+    def arrived() -> None:
+        try:
+            seen.append(os.read(read, 100))
+        except BlockingIOError:
+            return
+        if seen[-1] == b"":
+            loop.forget(read)
+            done.set()
+        else:
+            loop.unwatch(read)
+            loop.watch(read, READ, arrived)
+            os.close(write)
+
+    monkeypatch.setattr(loop._poller, "add", refuse)
+    loop.post(loop.watch, read, READ, arrived)
+    os.write(write, b"something")
+    done.wait()
+    os.close(read)
+    assert seen == [b"something", b""]
 
 
 def test_stopping_starts_no_second_thread(loop: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:

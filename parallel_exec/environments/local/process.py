@@ -102,6 +102,7 @@ class Process:
         "_over",
         "_patience",
         "_pidfd",
+        "_polled",
         "_reaped",
         "_reason",
         "_reported",
@@ -129,6 +130,7 @@ class Process:
         self._status: int | None = None
         self._reaped = False
         self._linger = False
+        self._polled = False  # whether its exit is looked for in a while
         self._looking = False  # whether those who left its session are still to be found
         self._watched = False
         self._kill_at = 0.0
@@ -467,7 +469,9 @@ class Process:
         if self._over or self._status is not None:
             return
         if not self._reap():
-            self.host.reactor.call_at(time.monotonic() + POLL_S, self._look_for_exit)
+            if not self._polled:  # once, however often it is called in vain
+                self._polled = True
+                self.host.reactor.call_at(time.monotonic() + POLL_S, self._poll)
             return
         if self._input >= 0:
             self._close_input()
@@ -485,6 +489,10 @@ class Process:
             self._kill_at = time.monotonic() + self.command.kill_after
             self.host.end(self, everybody=False)  # who left is a daemon now
         self.check()
+
+    def _poll(self) -> None:
+        self._polled = False
+        self._look_for_exit()
 
     def _reap(self) -> bool:
         """Take the exit status of the first process and reap it; return whether it has exited."""

@@ -37,6 +37,9 @@ __all__ = ["COUNT", "Clock", "Reactor", "Timer", "get", "starts_no_more_threads"
 log = logging.getLogger("parallel_exec")
 
 LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
+CROWD = 256  # where more descriptors are watched, what comes is collected for a moment
+LULL_S = 1.5e-6  # that moment, for each of them
+LONGEST_LULL_S = 0.005
 LOOK_S = 0.02  # how often what cannot be watched is looked at
 NO_ROOM = {errno.ENOSPC, errno.ENOMEM}  # epoll has a limit for each user
 
@@ -251,6 +254,11 @@ class Reactor:
         inbox = self._inbox
         timers = self._timers
         wait: float | None = None
+        crowd = len(self._handlers)
+        if crowd > CROWD and not inbox:
+            # Done in one go it costs less: the caches are warm after the first. So many
+            # commands take some hundred times as long to start and to end.
+            time.sleep(min(crowd * LULL_S, LONGEST_LULL_S))
         self._sleeping = True
         if inbox:
             wait = 0.0

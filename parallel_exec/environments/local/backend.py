@@ -211,8 +211,6 @@ class LocalBackend:
         if self._closed or _exiting:  # not before: `close` ends what it finds there
             what = "the interpreter is exiting" if _exiting else "this environment has been closed"
             process.refuse(ExecutorClosedError(what, environment=self.name))
-        elif host.reactor.here():
-            process.launch()
         else:
             host.reactor.post(process.launch)
         return process

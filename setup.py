@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the extension that starts programs."""
+"""What setup.cfg cannot say: the extension for the life of local commands."""
 
 import sys
 
@@ -7,11 +7,11 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            "parallel_exec.environments.local._spawn",
-            ["parallel_exec/environments/local/_spawn.c"],
+            "parallel_exec.environments.local._process",
+            ["parallel_exec/environments/local/_process.c"],
             extra_compile_args=["-Wall", "-Wextra"],
             py_limited_api=True,  # one for every Python from 3.11
-            optional=True,  # without a compiler there is `subprocess.Popen`
+            optional=True,  # without a compiler Python's own calls do the same
         )
     ]
     if sys.platform == "linux"

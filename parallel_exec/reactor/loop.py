@@ -171,7 +171,7 @@ class Reactor:
 
     def watch(self, fd: int, interest: int, call: Callable[..., object], *args: Any) -> None:
         """Have `call` made when `fd` is ready, and again when something comes: it is to go on
-        until there is nothing left, or to watch anew. It may be made in vain.
+        until there is nothing left, or to watch it anew. It may be made in vain.
         """
         self._handlers[fd] = handler = (call, args)
         try:
@@ -188,18 +188,9 @@ class Reactor:
         if self._handlers.get(fd) is handler:
             self.watch(fd, interest, handler[0], *handler[1])
 
-    def unwatch(self, fd: int) -> None:
-        """Stop watching `fd`."""
-        if self._handlers.pop(fd, None):
-            try:
-                self._poller.remove(fd)
-            except FileNotFoundError:  # there was no room to watch it
-                pass
-
     def forget(self, fd: int) -> None:
-        """Stop watching `fd`, which is about to be closed."""
-        if self._handlers.pop(fd, None):
-            self._poller.forget(fd)
+        """Watch `fd` no more, which is being closed."""
+        self._handlers.pop(fd, None)
 
     def _start(self) -> None:
         """Start the thread. Two may be started, by two threads or after an interrupt in

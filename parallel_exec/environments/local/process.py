@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
+from parallel_exec.environments.local.collect import CHUNK, ENDED, MORE, drain, reap
 from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
@@ -49,8 +50,7 @@ __all__ = ["Process"]
 
 log = logging.getLogger("parallel_exec")
 
-CHUNK = 1 << 16
-AT_ONCE = 1 << 18  # bytes of one pipe read at most before others have their turn
+AT_ONCE = 1 << 18  # bytes of a command read at most before others have their turn
 DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
 POLL_S = 0.02  # how often an exit that cannot be waited for is looked for
 UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
@@ -93,7 +93,6 @@ class Process:
         "ticket",
         "_status",
         "_duration",
-        "_fds",
         "_input",
         "_kill_at",
         "_linger",
@@ -108,6 +107,8 @@ class Process:
         "_reported",
         "_slot",
         "_started_at",
+        "_stderr",
+        "_stdout",
         "_strays",
         "_failure",
         "_watched",
@@ -135,7 +136,8 @@ class Process:
         self._watched = False
         self._kill_at = 0.0
         self._strays: Sequence[Stray] = ()
-        self._fds: list[int] = [-1, -1]  # the read ends of STDOUT and STDERR
+        self._stdout = -1  # our end of each pipe, as long as it is open
+        self._stderr = -1
         self._input = -1
         self._pidfd = -1
         self._slot = -1
@@ -201,7 +203,7 @@ class Process:
             if feeder is not None:
                 feeder.put(-1)
             raise
-        self.pid, self._pidfd, self._input, *self._fds = started
+        self.pid, self._pidfd, self._input, self._stdout, self._stderr = started
         self.live = True
         self._slot = slot
         watchdog.confirm(slot, self.pid)
@@ -228,12 +230,13 @@ class Process:
         if self._watched:
             return
         self._watched = True
-        self._resume()
+        self._watch()
 
-    def _watch(self, stream: int) -> None:
-        fd = self._fds[stream]
-        self.host.reactor.unwatch(fd)
-        self.host.reactor.watch(fd, READ, self._readable, stream)
+    def _watch(self) -> None:
+        """Watch its output, or watch it anew: what is in the pipes counts as coming now."""
+        for fd in (self._stdout, self._stderr):
+            if fd >= 0:
+                self.host.reactor.watch(fd, READ, self._readable)
 
     def _watch_exit(self) -> None:
         if self._pidfd >= 0:
@@ -328,57 +331,57 @@ class Process:
             os.close(self._input)
             self._input = -1
 
-    def _readable(self, stream: int) -> None:
-        empty = self._read(stream, AT_ONCE)
-        if self._fds[stream] < 0:
-            if self._status is not None:
-                self.check()
-        elif self._output.full and self._reason != "output":
-            for fd in self._fds:
-                if fd >= 0:
-                    self.host.reactor.unwatch(fd)
-        elif not empty:
-            self._watch(stream)  # first the others have their turn
+    def _readable(self) -> None:
+        if self._output.full and self._reason != "output":
+            return  # `_caught_up` has it read on
+        if not self._drain(AT_ONCE):
+            self._watch()  # first the others have their turn
+        elif self._status is not None and not self._open():
+            self.check()
 
-    def _read(self, stream: int, most: int) -> bool:
-        """Read what is in a pipe now, up to about `most` bytes; close it at its end.
+    def _drain(self, most: int) -> bool:
+        """Read what is in the pipes now, up to about `most` bytes; close them at their ends.
 
         Returns:
             Whether that was all.
         """
-        fd = self._fds[stream]
-        while most > 0:
-            try:
-                data = os.read(fd, CHUNK)
-            except BlockingIOError:
-                return True
-            except OSError:
-                data = b""
-            if not data:
-                self._close_stream(stream)
-                return True
-            most -= len(data)
-            # What comes after the limit is read, so that the command can end, and dropped.
-            if self._reason != "output" and not self._output.take(stream, data):
-                self._end("output")
-        return False
+        state = MORE
+        while state & MORE:
+            if most <= 0:
+                return False
+            out, err, state = drain(self._stdout, self._stderr)
+            if state & ENDED[STDOUT]:
+                self.host.reactor.forget(self._stdout)
+                self._stdout = -1
+            if state & ENDED[STDERR]:
+                self.host.reactor.forget(self._stderr)
+                self._stderr = -1
+            if out:
+                self._take(STDOUT, out)
+            if err:
+                self._take(STDERR, err)
+            most -= len(out) + len(err)
+        return True
+
+    def _take(self, stream: int, data: bytes) -> None:
+        # What comes after the limit is read, so that the command can end, and dropped.
+        if self._reason != "output" and not self._output.take(stream, data):
+            self._end("output")
 
     def _caught_up(self) -> None:
         """Be told, in whatever thread, that the callbacks have caught up."""
-        self.host.reactor.post(self._resume)
+        self.host.reactor.post(self._readable)
 
-    def _resume(self) -> None:
-        """Read on."""
-        for stream in (STDOUT, STDERR):
-            if self._fds[stream] >= 0:
-                self._watch(stream)
+    def _open(self) -> bool:
+        """Return whether anybody still holds a pipe of its output."""
+        return self._stdout >= 0 or self._stderr >= 0
 
-    def _close_stream(self, stream: int) -> None:
-        fd = self._fds[stream]
-        if fd >= 0:
-            self.host.reactor.forget(fd)
-            os.close(fd)
-            self._fds[stream] = -1
+    def _close_output(self) -> None:
+        for fd in (self._stdout, self._stderr):
+            if fd >= 0:
+                self.host.reactor.forget(fd)
+                os.close(fd)
+        self._stdout = self._stderr = -1
 
     # Ending
 
@@ -468,16 +471,18 @@ class Process:
         """
         if self._over or self._status is not None:
             return
-        if not self._reap():
+        alone = self._reap()
+        if alone is None:
             if not self._polled:  # once, however often it is called in vain
                 self._polled = True
                 self.host.reactor.call_at(time.monotonic() + POLL_S, self._poll)
             return
         if self._input >= 0:
             self._close_input()
-        self._drain()
+        if self._open() and not self._drain(DRAIN):
+            self._watch()
         if self._reason is None:
-            if not self._signal(0):
+            if alone or not self._signal(0):
                 self._finish()
                 return
             if self._open():
@@ -494,30 +499,29 @@ class Process:
         self._polled = False
         self._look_for_exit()
 
-    def _reap(self) -> bool:
-        """Take the exit status of the first process and reap it; return whether it has exited."""
+    def _reap(self) -> bool | None:
+        """Take the exit status of the first process and reap it.
+
+        Returns:
+            None if it has not exited; else whether it is known that nobody is left in its
+            group.
+        """
         watchdog = self.host.watchdog
         # Its id may soon be another's; who it leaves in its group, or is to be ended with it,
         # is found by the mark.
         watchdog.confirm(self._slot, -self.pid if self._reason is None else 0)
         try:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            status, alone = reap(self.pid, self._pidfd)
         except ChildProcessError:
-            self._status = -1  # reaped by somebody else: its status is lost
+            self._status, alone = -1, False  # reaped by somebody else: its status is lost
         else:
-            if pid == 0:
+            if status is None:
                 watchdog.confirm(self._slot, self.pid)
-                return False
+                return None
             code = os.waitstatus_to_exitcode(status)
             self._status = code if code >= 0 else SIGNALLED - code
         self._reaped = True
-        return True
-
-    def _drain(self) -> None:
-        """Read what is in the pipes now."""
-        for stream in (STDOUT, STDERR):
-            if self._fds[stream] >= 0 and not self._read(stream, DRAIN):
-                self._watch(stream)
+        return alone
 
     def _reap_later(self) -> None:
         """Reap a process that outlives KILL, whenever it ends."""
@@ -527,10 +531,6 @@ class Process:
             return
         if pid == 0:
             self.host.reactor.call_at(time.monotonic() + 1.0, self._reap_later)
-
-    def _open(self) -> bool:
-        """Return whether anybody still holds a pipe of its output."""
-        return self._fds[STDOUT] >= 0 or self._fds[STDERR] >= 0
 
     def check(self) -> None:
         """Finish, if everything is over; go on to KILL, if it is time to."""
@@ -567,10 +567,9 @@ class Process:
         self._over = True
         self.live = False
         self.host.watchdog.clear(self._slot)
-        if self._fds[STDOUT] >= 0 or self._fds[STDERR] >= 0:
-            self._drain()
-            for stream in (STDOUT, STDERR):
-                self._close_stream(stream)
+        if self._open():
+            self._drain(DRAIN)
+            self._close_output()
         if self._input >= 0:
             self._close_input()
         if self._pidfd >= 0:

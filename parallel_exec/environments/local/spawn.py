@@ -1,4 +1,4 @@
-"""Starting a program: by the extension `_spawn` where there is one, else by `Popen`.
+"""Starting a program: by the extension `_process` where there is one, else by `Popen`.
 
 `subprocess.Popen` costs about 100 microseconds more for each command; what it does beside its
 system calls is to find out what is known here beforehand. What is worse, it keeps
@@ -22,11 +22,11 @@ Started: TypeAlias = tuple[int, int, int, int, int]
 
 fast: Callable[..., Started] | None
 try:
-    from parallel_exec.environments.local import _spawn
+    from parallel_exec.environments.local import _process
 except ImportError:
     fast = None
 else:
-    fast = _spawn.spawn
+    fast = _process.spawn
 
 PIPE = subprocess.PIPE
 """In place of a descriptor: one end of a new pipe."""

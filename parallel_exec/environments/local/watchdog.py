@@ -28,12 +28,11 @@ __all__ = ["MARK", "SLOT", "Watchdog", "get"]
 log = logging.getLogger("parallel_exec")
 
 MARK = "PARALLEL_EXEC_ID"  # the variable that marks a command's environment
-SLOT = struct.Struct("<qii")  # serial number, process id (see `confirm`), kill_after in ms
-PID = struct.Struct("<i")
-PID_AT = 8  # where in a slot
+SLOT = struct.Struct("=qii")  # serial number, process id (see `confirm`), kill_after in ms
+LONGS, SERIAL = 2, 0  # of a slot: how many numbers of eight bytes, and which of them is what
+INTS, PID, KILL_AFTER = 4, 2, 3  # and of four
 SLOTS = 1 << 15
 LONGEST_MS = 2**31 - 1
-EMPTY = bytes(SLOT.size)
 MAIN = Path(__file__).with_name("watchdog_main.py")
 
 
@@ -58,6 +57,8 @@ class Watchdog:
         except BaseException:
             os.close(self._fd)
             raise
+        self._longs = memoryview(self._table).cast("q")  # the same, number by number
+        self._ints = memoryview(self._table).cast("i")
         self.mark = f"{MARK}={self.token}.".encode()
         self.serials = itertools.count(1)
         self._free: list[int] = []
@@ -103,8 +104,9 @@ class Watchdog:
             slot = next(self._unused)
             if slot >= SLOTS:
                 return -1
-        milliseconds = min(int(kill_after * 1000), LONGEST_MS)
-        SLOT.pack_into(self._table, slot * SLOT.size, serial, 0, milliseconds)
+        self._ints[slot * INTS + PID] = 0
+        self._ints[slot * INTS + KILL_AFTER] = min(int(kill_after * 1000), LONGEST_MS)
+        self._longs[slot * LONGS + SERIAL] = serial  # from now on it counts
         return slot
 
     def confirm(self, slot: int, pid: int) -> None:
@@ -117,12 +119,12 @@ class Watchdog:
                 of those who carry the mark, who is in that group.
         """
         if slot >= 0:
-            PID.pack_into(self._table, slot * SLOT.size + PID_AT, pid)
+            self._ints[slot * INTS + PID] = pid
 
     def clear(self, slot: int) -> None:
         """Take a slot back."""
         if slot >= 0:
-            self._table[slot * SLOT.size : (slot + 1) * SLOT.size] = EMPTY
+            self._longs[slot * LONGS + SERIAL] = 0
             self._free.append(slot)
 
     def stop(self) -> None:
@@ -142,6 +144,8 @@ class Watchdog:
         if self.process is not None:
             self.process.returncode = 0
             self.process = None
+        self._longs.release()
+        self._ints.release()
         self._table.close()
         os.close(self._fd)
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-SLOT = struct.Struct("<qii")
+SLOT = struct.Struct("=qii")
 MARK = b"PARALLEL_EXEC_ID="
 
 

@@ -82,7 +82,6 @@ def test_what_cannot_be_watched_is_looked_at(
             loop.forget(read)
             done.set()
         else:
-            loop.unwatch(read)
             loop.watch(read, READ, arrived)
             os.close(write)
 

@@ -1,6 +1,8 @@
 /*
- * Starts a program, and opens the pipes to it. What `subprocess.Popen` does, but for three
- * things. The interpreter's lock is given back while the child becomes its program, which takes
+ * What the life of a local command asks of the system, each in one call with the interpreter's
+ * lock given back once: start it, read what it prints, take its exit.
+ *
+ * `spawn` does what `subprocess.Popen` does, but for three things. The interpreter's lock is given back while the child becomes its program, which takes
  * longer than all the rest. The child says by memory, not by a pipe, why it could not become
  * one. And the parent's descriptors are not copied for the child, which would only close them:
  * with some thousand of them that takes longer than to start a program.
@@ -32,6 +34,9 @@
 #ifndef CLOSE_RANGE_CLOEXEC
 #define CLOSE_RANGE_CLOEXEC 4
 #endif
+#ifndef SYS_pidfd_send_signal
+#define SYS_pidfd_send_signal 424
+#endif
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x1000
 #endif
@@ -41,6 +46,11 @@ enum {
     PIPE = -1,   /* in place of a descriptor: one end of a new pipe */
     HIGH = 256,  /* where the parent's ends are kept */
     STACK = 1 << 14,
+    OUTPUTS = 2,      /* stdout and stderr */
+    CHUNK = 1 << 16,  /* bytes of each that are read at once */
+    ENDED = 1,        /* in what `drain` says: of stdout; of stderr it is twice that */
+    MORE = 4,
+    GROUP = 4, /* PIDFD_SIGNAL_PROCESS_GROUP */
 };
 
 typedef struct {
@@ -296,6 +306,75 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
                          plan.ends[2]);
 }
 
+/* Read what is in a pipe now; close it at its end. Returns the size, and tells in `state`. */
+static Py_ssize_t read_now(int fd, char *buffer, int ended, int *state)
+{
+    Py_ssize_t size = 0;
+    ssize_t got;
+
+    while (size < CHUNK) {
+        got = read(fd, buffer + size, (size_t)(CHUNK - size));
+        if (got > 0) {
+            size += got;
+        } else if (got < 0 && errno == EAGAIN) {
+            return size;
+        } else if (got == 0 || errno != EINTR) {
+            close(fd);
+            *state |= ended;
+            return size;
+        }
+    }
+    *state |= MORE;
+    return size;
+}
+
+/*
+ * drain(stdout, stderr): read what is in two pipes that do not block, either of which may be
+ * -1; close them at their ends. Returns what was read of each, and how far they are.
+ */
+static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    static _Thread_local char buffers[OUTPUTS][CHUNK];
+    int fds[OUTPUTS], state = 0;
+    Py_ssize_t sizes[OUTPUTS] = {0, 0};
+
+    if (!PyArg_ParseTuple(args, "ii", &fds[0], &fds[1]))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    for (int i = 0; i < OUTPUTS; i++)
+        if (fds[i] >= 0)
+            sizes[i] = read_now(fds[i], buffers[i], ENDED << i, &state);
+    Py_END_ALLOW_THREADS
+    return Py_BuildValue("(y#y#i)", buffers[0], sizes[0], buffers[1], sizes[1], state);
+}
+
+/*
+ * reap(pid, pidfd): take the exit status of a child, if it has exited. Returns it as waitpid
+ * gives it, or None; and whether it is known that nobody is left in its group. Raises
+ * ChildProcessError if somebody else has reaped it.
+ */
+static PyObject *reap(PyObject *Py_UNUSED(module), PyObject *args)
+{
+    int pid, pidfd, status = 0, error = 0, alone = 0;
+    pid_t done;
+
+    if (!PyArg_ParseTuple(args, "ii", &pid, &pidfd))
+        return NULL;
+    Py_BEGIN_ALLOW_THREADS
+    done = waitpid(pid, &status, WNOHANG);
+    error = errno;
+    if (done == pid && pidfd >= 0) /* which keeps the id of the group, now that nobody else does */
+        alone = syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, GROUP) < 0 && errno == ESRCH;
+    Py_END_ALLOW_THREADS
+    if (done < 0) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
+    if (done == 0)
+        return Py_BuildValue("(OO)", Py_None, Py_False);
+    return Py_BuildValue("(iO)", status, alone ? Py_True : Py_False);
+}
+
 static int be_probe(void *arg)
 {
     if (syscall(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_UNSHARE) == 0 &&
@@ -323,14 +402,16 @@ static int works(void)
 
 static PyMethodDef methods[] = {
     {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own."},
+    {"drain", drain, METH_VARARGS, "Read what is in two pipes now."},
+    {"reap", reap, METH_VARARGS, "Take the exit status of a child."},
     {NULL, NULL, 0, NULL},
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_spawn", "Starts programs.", -1, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_process", "What the life of a local command asks of the system.", -1, methods, NULL, NULL, NULL, NULL,
 };
 
-PyMODINIT_FUNC PyInit__spawn(void)
+PyMODINIT_FUNC PyInit__process(void)
 {
     if (!works()) {
         PyErr_SetString(PyExc_ImportError, "clone or close_range does not do here what is needed");

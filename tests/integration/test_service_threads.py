@@ -128,3 +128,25 @@ def test_a_signal_is_left_to_the_main_thread(tmp_path: Path) -> None:
     """
     with python(tmp_path, code) as script:
         assert int(script.rest()) < 5, script.errors()
+
+
+def test_an_exit_that_is_looked_for_in_vain_has_one_timer(tmp_path: Path) -> None:
+    """However often: a descriptor of another may come to life in a forked child again and again."""
+    code = """
+    from parallel_exec.environments.local import backend
+    lines, done = threading.Semaphore(0), threading.Event()
+    future = px.submit("echo runs; read line", input=open(os.pipe()[0], "rb"),
+                       on_stdout=lambda line: lines.release())
+    lines.acquire()
+    (process,) = [process for host in backend.hosts() for process in host.processes]
+    def look():
+        for _ in range(100):
+            process._look_for_exit()
+        print([timer.call for timer in process.host.reactor._timers].count(process._poll))
+        done.set()
+    process.host.reactor.post(look)
+    done.wait()
+    future.cancel()
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "1\n", script.errors()

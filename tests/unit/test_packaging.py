@@ -50,7 +50,7 @@ def test_extension(wheel: zipfile.Path) -> None:
     """What is built is in the wheel, for every Python that has the stable interface."""
     folder = wheel / "parallel_exec" / "environments" / "local"
     built = [path.name for path in folder.iterdir() if path.name.endswith(".so")]
-    assert built == (["_spawn.abi3.so"] if spawn.fast is not None else [])
+    assert built == (["_process.abi3.so"] if spawn.fast is not None else [])
 
 
 def test_identity(metadata: Message) -> None:

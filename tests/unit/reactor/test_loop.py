@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
-from parallel_exec.reactor.loop import Reactor
+from parallel_exec.reactor import loop as module
+from parallel_exec.reactor.loop import CROWD, LONGEST_LULL_S, Reactor
 from parallel_exec.reactor.poller import READ
 
 
@@ -91,6 +94,49 @@ def test_what_cannot_be_watched_is_looked_at(
     done.wait()
     os.close(read)
     assert seen == [b"something", b""]
+
+
+def test_what_comes_to_a_crowd_is_done_in_one_go(
+    loop: Reactor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where many descriptors are watched, a moment is waited before the next look: for what is
+    posted as well, and not where something has been.
+    """
+    seen: list[object] = []
+    resting, go_on, done = threading.Event(), threading.Event(), threading.Event()
+    wait = loop._poller.wait
+
+    def look(timeout: float | None) -> list[tuple[int, int]]:
+        seen.append("look")
+        return wait(timeout)
+
+    def rest(seconds: float) -> None:
+        seen.append("rest")
+        assert 0 < seconds <= LONGEST_LULL_S
+        resting.set()
+        go_on.wait()
+
+    def watch_all() -> None:
+        for number, (read, _) in enumerate(pipes):
+            loop.watch(read, READ, seen.append, number)
+
+    pipes = [os.pipe() for _ in range(CROWD + 1)]
+    monkeypatch.setattr(loop._poller, "wait", look)
+    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rest))
+    loop.post(watch_all)
+    resting.wait()
+    seen.clear()
+    for number in (7, CROWD, 70):
+        os.write(pipes[number][1], b"x")
+    loop.post(seen.append, "posted")
+    loop.post(done.set)
+    go_on.set()
+    done.wait()
+    monkeypatch.undo()
+    assert seen[:5] == ["look", 7, CROWD, 70, "posted"]
+    for fd in (fd for pipe in pipes for fd in pipe):
+        loop.forget(fd)
+        os.close(fd)
 
 
 def test_stopping_starts_no_second_thread(loop: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:

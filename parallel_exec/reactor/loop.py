@@ -23,6 +23,7 @@ import heapq
 import itertools
 import logging
 import os
+import select
 import sys
 import threading
 import time
@@ -37,9 +38,9 @@ __all__ = ["COUNT", "Clock", "Reactor", "Timer", "get", "starts_no_more_threads"
 log = logging.getLogger("parallel_exec")
 
 LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
-CROWD = 256  # where more descriptors are watched, what comes is collected for a moment
-LULL_S = 1.5e-6  # that moment, for each of them
-LONGEST_LULL_S = 0.005
+CROWD = 600  # where more descriptors are watched, a rest is taken when some have ended
+LULL_MS = 0.0015  # that rest, for each of them
+LONGEST_LULL_MS = 5
 LOOK_S = 0.02  # how often what cannot be watched is looked at
 NO_ROOM = {errno.ENOSPC, errno.ENOMEM}  # epoll has a limit for each user
 
@@ -98,12 +99,15 @@ class Reactor:
         self._ident: int | None = None
         self._stopped = False
         self._compact_at = 1024
+        self._watched = 0  # how many descriptors were, a turn ago
         if hasattr(os, "eventfd"):
             self._wake_read = self._wake_write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         else:
             self._wake_read, self._wake_write = os.pipe()
             os.set_blocking(self._wake_read, False)
             os.set_blocking(self._wake_write, False)
+        self._posted = select.poll()
+        self._posted.register(self._wake_read, select.POLLIN)
         self.watch(self._wake_read, poller.READ, self._woken)
 
     # From any thread
@@ -245,11 +249,10 @@ class Reactor:
         inbox = self._inbox
         timers = self._timers
         wait: float | None = None
-        crowd = len(self._handlers)
-        if crowd > CROWD and not inbox:
-            # Done in one go it costs less: the caches are warm after the first. So many
-            # commands take some hundred times as long to start and to end.
-            time.sleep(min(crowd * LULL_S, LONGEST_LULL_S))
+        watched = len(self._handlers)
+        if CROWD < watched < self._watched:
+            self._rest(min(watched * LULL_MS, LONGEST_LULL_MS))
+        self._watched = watched
         self._sleeping = True
         if inbox:
             wait = 0.0
@@ -267,6 +270,15 @@ class Reactor:
             now = time.monotonic()
             if timers[0].when <= now or len(timers) > self._compact_at:
                 self._fire(now)
+
+    def _rest(self, milliseconds: float) -> None:
+        """Let what ends next come, to be done in one go, which costs less: the caches are warm
+        after the first. What is posted is not kept waiting.
+        """
+        self._sleeping = True
+        if not self._inbox:
+            self._posted.poll(milliseconds)
+        self._sleeping = False
 
     def _fire(self, now: float) -> None:
         timers = self._timers

@@ -103,6 +103,52 @@ def test_a_fork_while_a_command_starts_holds_up_nobody(tmp_path: Path, fork_head
         assert script.rest() == "started\n", script.errors()
 
 
+def test_no_fork_comes_while_a_pipe_is_closed(tmp_path: Path) -> None:
+    """The forked child would keep it, or close what has its number by then."""
+    code = """
+    from parallel_exec.environments.local import backend, process
+    px.run("true")
+    held = []
+    close, drain = os.close, process.drain
+    def checked(call):
+        def check(*fds):
+            held.append(any(lock.locked() for lock in backend.STARTING))
+            return call(*fds)
+        return check
+    os.close, process.drain = checked(close), checked(drain)
+    text = px.run("cat; echo err >&2", input=b"x").text()
+    px.run("sleep 1000 & exec setsid true")
+    os.close, process.drain = close, drain
+    print(text, len(held) > 4, all(held))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "x True True\n", script.errors()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="looks at what is open")
+def test_a_fork_right_after_a_start_keeps_no_pipe(tmp_path: Path, fork_head: str) -> None:
+    """Not even of a command whose output is not watched yet."""
+    code = fork_head + (
+        "from parallel_exec.environments.local import backend\n"
+        "backend.YOUNG_S = 1000\n"
+        "def pipes():\n"
+        "    links = [f'/proc/self/fd/{fd}' for fd in os.listdir('/proc/self/fd')]\n"
+        "    names = [os.readlink(link) for link in links if os.path.exists(link)]\n"
+        "    return {name for name in names if name.startswith('pipe:')}\n"
+        "px.run('true')\n"
+        "before = pipes()\n"
+        "future = px.submit('sleep 1000')\n"
+        "while not any(p.live for host in backend.hosts() for p in host.processes):\n"
+        "    time.sleep(0.01)\n"
+        "print(len(pipes() - before))\n"
+        "def child(): print(len(pipes() - before))\n"
+        "print(forked(child))\n"
+        "future.cancel()\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().split() == ["2", "0", "0"], script.errors()
+
+
 def test_fork_while_a_file_is_fed_holds_up_nobody(tmp_path: Path, fork_head: str) -> None:
     """A forked child that lives on does not keep the input of a command open."""
     code = fork_head + (

@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
+from parallel_exec.environments.local import backend
+from parallel_exec.environments.output import BACKLOG
 from parallel_exec.errors import CommandTimeoutError, OutputLimitError
-from tests.integration.processes import PATIENCE_S, Nap, lines_of, python
+from tests.integration.processes import PATIENCE_S, Nap, eventually, lines_of, python
 
 PY = [sys.executable, "-I", "-S", "-c"]
 
@@ -395,3 +397,61 @@ def test_standard_streams_of_the_program_may_be_closed(tmp_path: Path) -> None:
     with python(tmp_path, code) as script:
         script.exit_code()
         assert out.read_text() == "{(b'in', b'/bin/sh err\\n')}\n"
+
+
+def test_a_limit_that_is_passed_while_reading_pauses(tmp_path: Path) -> None:
+    """What is read only at the end counts as well."""
+
+    def commands() -> list[Any]:
+        return [process for host in backend.hosts() for process in host.processes]
+
+    def slow(_: str) -> None:
+        if not go_on.exists():
+            eventually(lambda: commands()[0]._output._backlog == size, "all of the first part")
+            go_on.touch()
+        eventually(lambda: all(process._over for process in commands()), "the command's end")
+
+    size = BACKLOG + 1  # reading pauses when all of it has been read, and not before
+    go_on = tmp_path / "go on"
+    wait = f"while ! [ -e '{go_on}' ]; do sleep 0.01; done"
+    script = f"(yes {99 * 'y'} | head -c {size}; {wait}; head -c 4000 /dev/zero) &"
+    with pytest.raises(OutputLimitError) as caught:
+        px.run(script, on_stdout=slow, max_output_bytes=size + 1000)
+    assert caught.value.result is not None
+    assert len(caught.value.result.stdout) == size + 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is not limited elsewhere")
+def test_output_that_does_not_fit_into_memory_is_an_error(tmp_path: Path) -> None:
+    """The command is ended, and the next one runs."""
+    code = """
+    import resource
+    px.run("true")
+    resource.setrlimit(resource.RLIMIT_AS, (500 << 20, 500 << 20))
+    try:
+        px.run("head -c 700000000 /dev/zero; sleep 1000")
+    except MemoryError as error:
+        print("MemoryError")
+    print(px.run("echo next").text())
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "MemoryError\nnext\n\n", script.errors()
+
+
+def test_a_pipe_that_somebody_else_has_closed_harms_no_other_command(tmp_path: Path) -> None:
+    """The commands after it have their output read."""
+    code = """
+    from parallel_exec.environments.local import backend
+    backend.YOUNG_S = 0.2
+    px.run("true")
+    future = px.submit("sleep 1000")
+    while not any(p.live for host in backend.hosts() for p in host.processes):
+        time.sleep(0.01)
+    (process,) = [p for host in backend.hosts() for p in host.processes]
+    os.dup2(os.open(os.devnull, os.O_RDONLY), process._stdout)
+    results = px.all(["head -c 1000000 /dev/zero"] * 4, timeout=20)
+    print([len(result.stdout) for result in results])
+    future.cancel()
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == f"{[1_000_000] * 4}\n", script.errors()

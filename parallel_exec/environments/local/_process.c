@@ -306,7 +306,7 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
                          plan.ends[2]);
 }
 
-/* Read what is in a pipe now; close it at its end. Returns the size, and tells in `state`. */
+/* Read what is in a pipe now. Returns the size, and tells in `state` how far it is. */
 static Py_ssize_t read_now(int fd, char *buffer, int ended, int *state)
 {
     Py_ssize_t size = 0;
@@ -319,7 +319,6 @@ static Py_ssize_t read_now(int fd, char *buffer, int ended, int *state)
         } else if (got < 0 && errno == EAGAIN) {
             return size;
         } else if (got == 0 || errno != EINTR) {
-            close(fd);
             *state |= ended;
             return size;
         }
@@ -337,6 +336,7 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
     static _Thread_local char buffers[OUTPUTS][CHUNK];
     int fds[OUTPUTS], state = 0;
     Py_ssize_t sizes[OUTPUTS] = {0, 0};
+    PyObject *pieces;
 
     if (!PyArg_ParseTuple(args, "ii", &fds[0], &fds[1]))
         return NULL;
@@ -345,7 +345,11 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
         if (fds[i] >= 0)
             sizes[i] = read_now(fds[i], buffers[i], ENDED << i, &state);
     Py_END_ALLOW_THREADS
-    return Py_BuildValue("(y#y#i)", buffers[0], sizes[0], buffers[1], sizes[1], state);
+    pieces = Py_BuildValue("(y#y#i)", buffers[0], sizes[0], buffers[1], sizes[1], state);
+    for (int i = 0; i < OUTPUTS; i++)
+        if (pieces && state & ENDED << i) /* or nobody would learn that it is closed */
+            close(fds[i]);
+    return pieces;
 }
 
 /*

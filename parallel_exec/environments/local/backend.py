@@ -86,14 +86,14 @@ class Host:
     def _grown(self) -> None:
         young = self._young
         now = self.reactor.now()
-        while young:
-            process = young[0]
-            if process.live:
-                if process.started + YOUNG_S > now:
-                    self.reactor.call_at(now + YOUNG_S, self._grown)  # not for each by itself
-                    return
-                process.watch_output()
-            young.popleft()
+        try:
+            while young and (not young[0].live or young[0].started + YOUNG_S <= now):
+                process = young.popleft()
+                if process.live:
+                    process.watch_output()
+        finally:
+            if young:
+                self.reactor.call_at(now + YOUNG_S, self._grown)  # not for each by itself
 
     def wait_for_room(self, process: Process) -> None:
         """Have `process` launched again when another has ended, or after a while."""
@@ -160,9 +160,13 @@ class Host:
         return self._groups is None or group in self._groups
 
     def forget(self) -> None:
-        """In a forked child: give back what belongs to the parent."""
-        for fd in self.inputs:  # or a command waits for the child's end, too
+        """In a forked child: give back what belongs to the parent and is not watched, as the
+        reactor gives back what is. Or a command would wait for the child's end, too.
+        """
+        for fd in self.inputs:
             os.close(fd)
+        for process in self.processes:
+            process.forget()
         if self.null >= 0:
             os.close(self.null)
 

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.collect import CHUNK, ENDED, MORE, drain, reap
+from parallel_exec.environments.local.collect import CHUNK, ENDED, MORE, Pieces, drain, reap
 from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
@@ -227,13 +227,12 @@ class Process:
         that reading once, at the end, is all they need, and watching two more descriptors
         costs more than that.
         """
-        if self._watched:
-            return
-        self._watched = True
-        self._watch()
+        if not self._watched:
+            self._watch()
 
     def _watch(self) -> None:
         """Watch its output, or watch it anew: what is in the pipes counts as coming now."""
+        self._watched = True
         for fd in (self._stdout, self._stderr):
             if fd >= 0:
                 self.host.reactor.watch(fd, READ, self._readable)
@@ -313,9 +312,14 @@ class Process:
         except BaseException as error:
             # Whatever it is: half an input is not the input. The pipe stays open until the
             # command has been told to end: it would take its end for that of the input.
-            self.host.reactor.post(self._fail, error, fd)
+            self.host.reactor.post(self._not_fed, error, fd)
         else:
             self._fed(fd)
+
+    def _not_fed(self, error: BaseException, fd: int) -> None:
+        if not self._over:
+            self._fail(error)
+        self._fed(fd)
 
     def _fed(self, fd: int) -> None:
         """Close the pipe to the command's input, in whatever thread; not during a fork, whose
@@ -327,9 +331,16 @@ class Process:
 
     def _close_input(self) -> None:
         if self._input >= 0:
-            self.host.reactor.forget(self._input)
-            os.close(self._input)
+            self._close(self._input)
             self._input = -1
+
+    def _close(self, fd: int) -> None:
+        """Close what may be watched; not during a fork, whose child closes what is watched: it
+        would keep this, or close what has its number by then.
+        """
+        with self.host.starting:
+            self.host.reactor.forget(fd)
+            os.close(fd)
 
     def _readable(self) -> None:
         if self._output.full and self._reason != "output":
@@ -349,24 +360,36 @@ class Process:
         while state & MORE:
             if most <= 0:
                 return False
-            out, err, state = drain(self._stdout, self._stderr)
-            if state & ENDED[STDOUT]:
-                self.host.reactor.forget(self._stdout)
-                self._stdout = -1
-            if state & ENDED[STDERR]:
-                self.host.reactor.forget(self._stderr)
-                self._stderr = -1
-            if out:
-                self._take(STDOUT, out)
-            if err:
-                self._take(STDERR, err)
+            try:
+                out, err, state = self._read()
+                if out:
+                    self._take(STDOUT, out)
+                if err:
+                    self._take(STDERR, err)
+            except MemoryError as error:
+                self._fail(error)
+                return True
             most -= len(out) + len(err)
         return True
 
+    def _read(self) -> Pieces:
+        """Read a piece of each pipe; see `drain`. Not during a fork; see `_close`."""
+        with self.host.starting:
+            pieces = drain(self._stdout, self._stderr)
+            if pieces[2] & ENDED[STDOUT]:
+                self.host.reactor.forget(self._stdout)
+                self._stdout = -1
+            if pieces[2] & ENDED[STDERR]:
+                self.host.reactor.forget(self._stderr)
+                self._stderr = -1
+        return pieces
+
     def _take(self, stream: int, data: bytes) -> None:
         # What comes after the limit is read, so that the command can end, and dropped.
-        if self._reason != "output" and not self._output.take(stream, data):
-            self._end("output")
+        if self._reason == "output" or self._failure is not None:
+            return
+        if not self._output.take(stream, data):
+            self._exceeded()
 
     def _caught_up(self) -> None:
         """Be told, in whatever thread, that the callbacks have caught up."""
@@ -379,9 +402,15 @@ class Process:
     def _close_output(self) -> None:
         for fd in (self._stdout, self._stderr):
             if fd >= 0:
-                self.host.reactor.forget(fd)
-                os.close(fd)
+                self._close(fd)
         self._stdout = self._stderr = -1
+
+    def forget(self) -> None:
+        """In a forked child: give back what is not watched."""
+        if not self._watched:
+            for fd in (self._stdout, self._stderr):
+                if fd >= 0:
+                    os.close(fd)
 
     # Ending
 
@@ -396,12 +425,20 @@ class Process:
     def _post(self, call: Callable[..., None], *args: object) -> None:
         self.host.reactor.post(call, *args)
 
-    def _fail(self, error: BaseException, fd: int) -> None:
-        """End it because its input could not be read; that error is what it ends with."""
-        if not self._over and self._failure is None:
+    def _fail(self, error: BaseException) -> None:
+        """End it because its input cannot be read, or its output not be kept: that error is
+        what it ends with.
+        """
+        if self._failure is None:
             self._failure = error
             self._end("cancel")
-        self._fed(fd)
+
+    def _exceeded(self) -> None:
+        """End it because it has printed too much, if only in the end."""
+        if self._over:
+            self._reason = self._reason or "output"
+        else:
+            self._end("output")
 
     def _end(self, reason: Stopped) -> None:
         if self._over:
@@ -573,8 +610,7 @@ class Process:
         if self._input >= 0:
             self._close_input()
         if self._pidfd >= 0:
-            self.host.reactor.forget(self._pidfd)
-            os.close(self._pidfd)
+            self._close(self._pidfd)
         if not self._reaped:
             self._reap_later()
         for stray in self._strays:
@@ -612,9 +648,13 @@ class Process:
 
     def _ending(self) -> Result | BaseException:
         """Return what it ended with."""
+        try:
+            return self._failure or self._result()
+        except MemoryError as error:
+            return error
+
+    def _result(self) -> Result:
         assert self._duration is not None
-        if self._failure is not None:
-            return self._failure
         exit_code: int | None = self._status
         name = None
         if exit_code is not None and exit_code >= SIGNALLED:

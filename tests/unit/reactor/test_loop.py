@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
 from parallel_exec.reactor import loop as module
-from parallel_exec.reactor.loop import CROWD, LONGEST_LULL_S, Reactor
+from parallel_exec.reactor.loop import LONGEST_LULL_MS, Reactor
 from parallel_exec.reactor.poller import READ
 
 
@@ -96,47 +95,50 @@ def test_what_cannot_be_watched_is_looked_at(
     assert seen == [b"something", b""]
 
 
-def test_what_comes_to_a_crowd_is_done_in_one_go(
+def test_what_ends_in_a_crowd_is_done_in_one_go(
     loop: Reactor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where many descriptors are watched, a moment is waited before the next look: for what is
-    posted as well, and not where something has been.
+    """Where many are watched and one has ended, a rest is taken before the next look; what is
+    posted ends it.
     """
     seen: list[object] = []
-    resting, go_on, done = threading.Event(), threading.Event(), threading.Event()
-    wait = loop._poller.wait
+    resting, done = threading.Event(), threading.Event()
+    wait, posted = loop._poller.wait, loop._posted
 
     def look(timeout: float | None) -> list[tuple[int, int]]:
         seen.append("look")
         return wait(timeout)
 
-    def rest(seconds: float) -> None:
-        seen.append("rest")
-        assert 0 < seconds <= LONGEST_LULL_S
+    def rest(milliseconds: float) -> None:
+        assert 0 < milliseconds <= LONGEST_LULL_MS
         resting.set()
-        go_on.wait()
+        posted.poll()
 
     def watch_all() -> None:
         for number, (read, _) in enumerate(pipes):
             loop.watch(read, READ, seen.append, number)
 
-    pipes = [os.pipe() for _ in range(CROWD + 1)]
-    monkeypatch.setattr(loop._poller, "wait", look)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rest))
+    pipes = [os.pipe() for _ in range(5)]
+    monkeypatch.setattr(module, "CROWD", 4)
     loop.post(watch_all)
+    loop.post(loop.call_at, loop.now(), done.set)  # a turn later
+    done.wait()
+    monkeypatch.setattr(loop._poller, "wait", look)
+    monkeypatch.setattr(loop, "_posted", SimpleNamespace(poll=rest))
+    loop.post(loop.forget, pipes[0][0])
     resting.wait()
     seen.clear()
-    for number in (7, CROWD, 70):
+    done.clear()
+    for number in (3, 1, 4):
         os.write(pipes[number][1], b"x")
     loop.post(seen.append, "posted")
     loop.post(done.set)
-    go_on.set()
     done.wait()
-    monkeypatch.undo()
-    assert seen[:5] == ["look", 7, CROWD, 70, "posted"]
-    for fd in (fd for pipe in pipes for fd in pipe):
-        loop.forget(fd)
-        os.close(fd)
+    assert seen[:5] == ["look", 3, 1, 4, "posted"]
+    for read, write in pipes:
+        loop.forget(read)
+        os.close(read)
+        os.close(write)
 
 
 def test_stopping_starts_no_second_thread(loop: Reactor, monkeypatch: pytest.MonkeyPatch) -> None:

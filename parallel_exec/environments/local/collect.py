@@ -78,6 +78,8 @@ Raises:
 """
 
 try:
-    from parallel_exec.environments.local._process import drain, reap
+    from parallel_exec.environments.local import _process
 except ImportError:
     drain, reap = drain_slowly, reap_slowly
+else:
+    drain, reap = _process.drain, _process.reap

@@ -331,16 +331,19 @@ class Process:
 
     def _close_input(self) -> None:
         if self._input >= 0:
-            self._close(self._input)
-            self._input = -1
+            with self.host.starting:
+                self._close(self._input)
+                self._input = -1
 
     def _close(self, fd: int) -> None:
-        """Close what may be watched; not during a fork, whose child closes what is watched: it
-        would keep this, or close what has its number by then.
+        """Close one of ours, with `starting` held. During a fork it must not be done: the child
+        would keep what is closed here, or close what has its number by then.
         """
-        with self.host.starting:
-            self.host.reactor.forget(fd)
+        self.host.reactor.forget(fd)
+        try:
             os.close(fd)
+        except OSError:
+            log.warning("somebody else has closed a descriptor of %s", self.command)
 
     def _readable(self) -> None:
         if self._output.full and self._reason != "output":
@@ -373,7 +376,7 @@ class Process:
         return True
 
     def _read(self) -> Pieces:
-        """Read a piece of each pipe; see `drain`. Not during a fork; see `_close`."""
+        """Read a piece of each pipe; see `drain`. It may close them; see `_close`."""
         with self.host.starting:
             pieces = drain(self._stdout, self._stderr)
             if pieces[2] & ENDED[STDOUT]:
@@ -398,12 +401,6 @@ class Process:
     def _open(self) -> bool:
         """Return whether anybody still holds a pipe of its output."""
         return self._stdout >= 0 or self._stderr >= 0
-
-    def _close_output(self) -> None:
-        for fd in (self._stdout, self._stderr):
-            if fd >= 0:
-                self._close(fd)
-        self._stdout = self._stderr = -1
 
     def forget(self) -> None:
         """In a forked child: give back what is not watched."""
@@ -606,11 +603,11 @@ class Process:
         self.host.watchdog.clear(self._slot)
         if self._open():
             self._drain(DRAIN)
-            self._close_output()
-        if self._input >= 0:
-            self._close_input()
-        if self._pidfd >= 0:
-            self._close(self._pidfd)
+        with self.host.starting:
+            for fd in (self._stdout, self._stderr, self._input, self._pidfd):
+                if fd >= 0:
+                    self._close(fd)
+            self._stdout = self._stderr = self._input = self._pidfd = -1
         if not self._reaped:
             self._reap_later()
         for stray in self._strays:

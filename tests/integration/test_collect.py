@@ -95,6 +95,14 @@ def test_a_pipe_is_closed_at_its_end(drain: Drain, pipes: list[int], stream: int
     pipes[stream] = -1
 
 
+def test_a_pipe_that_somebody_else_has_closed_has_ended(drain: Drain, pipes: list[int]) -> None:
+    """It keeps nobody from reading the other."""
+    os.close(pipes[0])
+    os.write(pipes[3], b"x")
+    assert drain_all(drain, *pipes[:2]) == (b"", b"x", ENDED[0])
+    pipes[0] = -1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="pipes cannot be widened elsewhere")
 def test_what_is_more_than_one_piece_comes_in_several(drain: Drain, pipes: list[int]) -> None:
     """No piece is longer than a chunk, and the last call says that it was the last."""

@@ -117,7 +117,7 @@ def test_no_fork_comes_while_a_pipe_is_closed(tmp_path: Path) -> None:
         return check
     os.close, process.drain = checked(close), checked(drain)
     text = px.run("cat; echo err >&2", input=b"x").text()
-    px.run("sleep 1000 & exec setsid true")
+    px.run("sleep 1000 & exec setsid true", kill_after=0.1)
     os.close, process.drain = close, drain
     print(text, len(held) > 4, all(held))
     """

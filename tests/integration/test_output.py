@@ -455,3 +455,20 @@ def test_a_pipe_that_somebody_else_has_closed_harms_no_other_command(tmp_path: P
     """
     with python(tmp_path, code) as script:
         assert script.rest() == f"{[1_000_000] * 4}\n", script.errors()
+
+
+def test_an_input_that_somebody_else_has_closed_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """The command ends as it would have."""
+    code = """
+    from parallel_exec.environments.local import backend
+    go_on = "while ! [ -e go ]; do sleep 0.01; done; echo done"
+    future = px.submit(go_on, input=bytes(10_000_000))
+    while not any(p.live for host in backend.hosts() for p in host.processes):
+        time.sleep(0.01)
+    (process,) = [p for host in backend.hosts() for p in host.processes]
+    os.close(process._input)
+    open("go", "w").close()
+    print(future.result(20).text())
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "done\n\n", script.errors()

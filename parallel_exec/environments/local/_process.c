@@ -2,10 +2,11 @@
  * What the life of a local command asks of the system, each in one call with the interpreter's
  * lock given back once: start it, read what it prints, take its exit.
  *
- * `spawn` does what `subprocess.Popen` does, but for three things. The interpreter's lock is given back while the child becomes its program, which takes
- * longer than all the rest. The child says by memory, not by a pipe, why it could not become
- * one. And the parent's descriptors are not copied for the child, which would only close them:
- * with some thousand of them that takes longer than to start a program.
+ * `spawn` does what `subprocess.Popen` does, but for three things. The interpreter's lock is
+ * given back while the child becomes its program, which takes longer than all the rest. The
+ * child says by memory, not by a pipe, why it could not become one. And the parent's descriptors
+ * are not copied for the child, which would only close them: with some thousand of them that
+ * takes longer than to start a program.
  *
  * The child runs in the parent's memory, on a piece of the stack of the thread that waits for
  * it. So it calls nothing that is not async-signal-safe, and no signal reaches it before its
@@ -43,12 +44,12 @@
 
 enum {
     STREAMS = 3,
-    PIPE = -1,   /* in place of a descriptor: one end of a new pipe */
-    HIGH = 256,  /* where the parent's ends are kept */
+    PIPE = -1,  /* in place of a descriptor: one end of a new pipe */
+    HIGH = 256, /* where the parent's ends are kept */
     STACK = 1 << 14,
-    OUTPUTS = 2,      /* stdout and stderr */
-    CHUNK = 1 << 16,  /* bytes of each that are read at once */
-    ENDED = 1,        /* in what `drain` says: of stdout; of stderr it is twice that */
+    OUTPUTS = 2,     /* stdout and stderr */
+    CHUNK = 1 << 16, /* bytes of each that are read at once */
+    ENDED = 1,       /* in what `drain` says: of stdout; of stderr it is twice that */
     MORE = 4,
     GROUP = 4, /* PIDFD_SIGNAL_PROCESS_GROUP */
 };
@@ -412,7 +413,7 @@ static PyMethodDef methods[] = {
 };
 
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_process", "What the life of a local command asks of the system.", -1, methods, NULL, NULL, NULL, NULL,
+    PyModuleDef_HEAD_INIT, "_process", "Starts, reads and reaps.", -1, methods, NULL, NULL, NULL, NULL,
 };
 
 PyMODINIT_FUNC PyInit__process(void)

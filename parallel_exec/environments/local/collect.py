@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 __all__ = ["CHUNK", "ENDED", "MORE", "drain", "reap"]
@@ -39,7 +40,8 @@ def drain_slowly(stdout: int, stderr: int) -> Pieces:
         if pieces[stream]:
             state |= MORE
         else:
-            os.close(fd)
+            with suppress(OSError):  # somebody else may have closed it
+                os.close(fd)
             state |= ENDED[stream]
     return pieces[0], pieces[1], state
 

@@ -53,6 +53,8 @@ DEFAULT_CONCURRENCY = 16
 BUFFER = 8  # tasks read before their turn, from an iterator
 READ_AHEAD = 1024  # tasks read before their turn, where they are at hand anyway
 
+COMMANDS = (str, list, tuple, Command)
+
 T = TypeVar("T")
 TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any] | Given
 # For type checkers, which know the results where all tasks are of a kind.
@@ -231,9 +233,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
         own_timeout: Any = None
         if isinstance(item, Given):
             label, own_timeout, item = item.label, item.timeout, item.what
-        if isinstance(item, Future):
-            return Running(item)
-        if isinstance(item, str | list | tuple | Command):
+        if isinstance(item, COMMANDS):
             command = Command.of(item)
             if label is not None:
                 command = command.replace(label=label)
@@ -247,6 +247,8 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
                 executor, _run_there, (command,), label=str(command),
                 is_command=True, timeout=math.inf,
             )  # fmt: skip
+        if isinstance(item, Future):
+            return Running(item)
         if inspect.iscoroutinefunction(item) or not callable(item):
             raise checks.refuse("task", item, "a command, a function without arguments or a future")
         if executor is not None:

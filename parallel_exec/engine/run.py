@@ -36,7 +36,7 @@ from parallel_exec.engine.events import Event, Listener, RunFinished, RunStarted
 from parallel_exec.engine.future import TaskFuture, settle
 from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
-from parallel_exec.engine.task import PENDING, Task
+from parallel_exec.engine.task import PENDING, Stoppable, Task
 from parallel_exec.errors import (
     DeadlineExceededError,
     ExecutorClosedError,
@@ -142,6 +142,7 @@ class Run:
         self._bell.acquire()
         self._rung = False
         self._inbox: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # steps
+        self._launched: deque[tuple[Task, int, Stoppable]] = deque()  # what no step knows of yet
         self._hungry = True  # whether the tasks that are handed over must be told of
         self._low_water = -1  # wake the calling thread for input when so few tasks are live
         self._workers: set[Worker] = set()
@@ -587,6 +588,9 @@ class Run:
             self._hungry = not state.queued or state.stopping is not None
             if not inbox:
                 break
+        launched = self._launched
+        while launched:  # after all that may ask one of them to end: see `_launch`
+            state.launched(*launched.popleft())
         actions, state.actions = state.actions, []
         if state.settled and (self._each or len(state.live) <= self._low_water):
             self._ring()
@@ -680,9 +684,11 @@ class Run:
             self._begin(task)
         attempt = task.attempt
         execution = task.work.start(task)
-        # For the step that follows. What one made in here decides may be the start of others,
-        # and theirs that of more: as deep as the input is long.
-        self._inbox.append((self._scheduler.launched, (task, attempt, execution)))
+        # For the next step, whichever that is. One that has just been made may have asked the
+        # task to end without knowing how: one of the two sees the other.
+        self._launched.append((task, attempt, execution))
+        if task.ending is not None:
+            self._inbox.append((self._fed, ([], False)))
 
     def _hand_out(self, task: Task) -> None:
         """Have a try called by a worker: one that waits, or a new one."""

@@ -125,7 +125,9 @@ class Command:
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
-        if isinstance(args, Command):
+        if type(args) is list:  # as nearly always
+            put(self, "args", tuple([_word("command", word) for word in args]))
+        elif isinstance(args, Command):
             self._take_over(args)
         elif isinstance(args, Script):
             put(self, "args", args.words)
@@ -138,10 +140,11 @@ class Command:
         else:
             raise checks.refuse("command", args, "a string or a list of words")
         words = self.words
-        if not words or (len(words) == 1 and not reveal(words[0]).strip()):
-            raise ConfigError("command must not be empty")
-        if not self.shell and not reveal(words[0]):
-            raise ConfigError("command must name a program, not ''")
+        if not words or not reveal(words[0]).strip():
+            if len(words) < 2:
+                raise ConfigError("command must not be empty")
+            if not self.shell and not reveal(words[0]):
+                raise ConfigError("command must name a program, not ''")
         if self.env is not None:
             put(self, "env", _environment(self.env))
         if self.cwd is not None:
@@ -152,9 +155,9 @@ class Command:
             put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
         if self.max_output_bytes is not None:
             checks.count("max_output_bytes", self.max_output_bytes)
-        if not isinstance(self.check, bool):
+        if self.check is not True and not isinstance(self.check, bool):
             raise checks.refuse("check", self.check, "True or False")
-        if not isinstance(self.capture, bool):
+        if self.capture is not True and not isinstance(self.capture, bool):
             raise checks.refuse("capture", self.capture, "True or False")
         if self.on_stdout is not None and not callable(self.on_stdout):
             raise checks.refuse("on_stdout", self.on_stdout, "a function of one line")
@@ -180,7 +183,7 @@ class Command:
     def of(cls, command: CommandLike, **options: Any) -> Command:
         """Return `command` as a `Command`, with `options` over its own."""
         if not isinstance(command, Command):
-            command = cls(command, **_known(options))
+            command = cls(command, **_known(options)) if options else cls(command)
         elif options:
             command = command.replace(**options)
         return command

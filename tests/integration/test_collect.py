@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from parallel_exec.environments.local import collect
-from parallel_exec.environments.local.collect import CHUNK, ENDED, MORE, Exit, Pieces
+from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, MORE, Pieces, Remains
 from parallel_exec.environments.local.process import GROUP_BY_PIDFD
 
 Drain = Callable[[int, int], Pieces]
-Reap = Callable[[int, int], Exit]
+Collect = Callable[[int, int, int, int], Remains]
 has_extension = collect.drain is not collect.drain_slowly
 WAYS = ["slowly", "extension"] if has_extension else ["slowly"]
 
@@ -27,9 +27,9 @@ def drain(request: pytest.FixtureRequest) -> Drain:
 
 
 @pytest.fixture(params=WAYS)
-def reap(request: pytest.FixtureRequest) -> Reap:
+def take(request: pytest.FixtureRequest) -> Collect:
     """Each way there is here."""
-    return collect.reap if request.param == "extension" else collect.reap_slowly
+    return collect.collect if request.param == "extension" else collect.collect_slowly
 
 
 @pytest.fixture
@@ -138,29 +138,56 @@ def finish(process: subprocess.Popen[bytes]) -> bytes:
         return process.stdout.read()
 
 
-def test_an_exit_is_taken_once(reap: Reap) -> None:
+def test_an_exit_is_taken_once(take: Collect) -> None:
     """Before, there is none; afterwards, somebody has taken it."""
     process, pidfd = start("read line; exit 7")
-    assert reap(process.pid, pidfd) == (None, False)
+    assert take(process.pid, pidfd, -1, -1) == (None, b"", b"", 0)
     finish(process)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    status, alone = reap(process.pid, pidfd)
+    status, _, _, state = take(process.pid, pidfd, -1, -1)
     process.returncode = 7
     assert status is not None
     assert os.waitstatus_to_exitcode(status) == 7
-    assert alone is (GROUP_BY_PIDFD and reap is not collect.reap_slowly)
-    with pytest.raises(ChildProcessError):
-        reap(process.pid, pidfd)
+    if GROUP_BY_PIDFD and take is not collect.collect_slowly:
+        assert state == ALONE
+        assert not is_open(pidfd)
+    else:
+        assert state == 0
+        if pidfd >= 0:
+            os.close(pidfd)
+    assert take(process.pid, -1, -1, -1) == (-1, b"", b"", 0)
+
+
+def test_who_is_left_in_the_group_is_seen(take: Collect) -> None:
+    """It is not known that nobody is there while somebody is."""
+    process, pidfd = start("exec 3<&0; (read line <&3; echo done) & exit 0")
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert take(process.pid, pidfd, -1, -1) == (0, b"", b"", 0)
+    process.returncode = 0
+    assert finish(process) == b"done\n"
     if pidfd >= 0:
         os.close(pidfd)
 
 
-def test_who_is_left_in_the_group_is_seen(reap: Reap) -> None:
-    """It is not known that nobody is there while somebody is."""
-    process, pidfd = start("exec 3<&0; (read line <&3; echo done) & exit 0")
+def test_an_exit_comes_with_what_is_left_in_the_pipes(take: Collect, pipes: list[int]) -> None:
+    """And not before: who still runs is not read by this."""
+    process, pidfd = start("read line")
+    os.write(pipes[2], b"out")
+    os.write(pipes[3], b"err")
+    os.close(pipes[3])
+    pipes[3] = -1
+    assert take(process.pid, pidfd, pipes[0], pipes[1]) == (None, b"", b"", 0)
+    finish(process)
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert reap(process.pid, pidfd) == (0, False)
+    status, out, err, state = take(process.pid, -1, pipes[0], pipes[1])
     process.returncode = 0
-    assert finish(process) == b"done\n"
+    assert (status, out, err) == (0, b"out", b"err")
+    if state & MORE:  # it may be that nothing more was looked for
+        assert collect.drain(pipes[0], pipes[1]) == (b"", b"", ENDED[1])
+    else:
+        assert state == ENDED[1]
+    assert is_open(pipes[0])
+    assert not is_open(pipes[1])
+    pipes[1] = -1
     if pidfd >= 0:
         os.close(pidfd)

@@ -51,6 +51,8 @@ enum {
     CHUNK = 1 << 16, /* bytes of each that are read at once */
     ENDED = 1,       /* in what `drain` says: of stdout; of stderr it is twice that */
     MORE = 4,
+    LOST = 8,        /* there was no memory for what was read */
+    ALONE = 16,      /* in what `collect` says: nobody is left in the group, pidfd is closed */
     GROUP = 4, /* PIDFD_SIGNAL_PROCESS_GROUP */
 };
 
@@ -328,56 +330,83 @@ static Py_ssize_t read_now(int fd, char *buffer, int ended, int *state)
     return size;
 }
 
+static _Thread_local char buffers[OUTPUTS][CHUNK];
+
 /*
- * drain(stdout, stderr): read what is in two pipes that do not block, either of which may be
- * -1; close them at their ends. Returns what was read of each, and how far they are.
+ * Read what is in two pipes that do not block, either of which may be -1; close them at their
+ * ends. Returns how far they are.
+ */
+static int read_both(const int *fds, Py_ssize_t *sizes)
+{
+    int state = 0;
+
+    for (int i = 0; i < OUTPUTS; i++) {
+        if (fds[i] >= 0)
+            sizes[i] = read_now(fds[i], buffers[i], ENDED << i, &state);
+        if (state & ENDED << i)
+            close(fds[i]);
+    }
+    return state;
+}
+
+/* Whether there was no memory for what was read; what else there is to tell must be told. */
+static int no_memory(const PyObject *result)
+{
+    if (result || !PyErr_ExceptionMatches(PyExc_MemoryError))
+        return 0;
+    PyErr_Clear();
+    return 1;
+}
+
+/*
+ * drain(stdout, stderr): read what is in two pipes now; see `read_both`. Returns what was read
+ * of each, and how far they are.
  */
 static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static _Thread_local char buffers[OUTPUTS][CHUNK];
-    int fds[OUTPUTS], state = 0;
+    int fds[OUTPUTS], state;
     Py_ssize_t sizes[OUTPUTS] = {0, 0};
     PyObject *pieces;
 
     if (!PyArg_ParseTuple(args, "ii", &fds[0], &fds[1]))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    for (int i = 0; i < OUTPUTS; i++)
-        if (fds[i] >= 0)
-            sizes[i] = read_now(fds[i], buffers[i], ENDED << i, &state);
+    state = read_both(fds, sizes);
     Py_END_ALLOW_THREADS
     pieces = Py_BuildValue("(y#y#i)", buffers[0], sizes[0], buffers[1], sizes[1], state);
-    for (int i = 0; i < OUTPUTS; i++)
-        if (pieces && state & ENDED << i) /* or nobody would learn that it is closed */
-            close(fds[i]);
-    return pieces;
+    return no_memory(pieces) ? Py_BuildValue("(yyi)", "", "", state | LOST) : pieces;
 }
 
 /*
- * reap(pid, pidfd): take the exit status of a child, if it has exited. Returns it as waitpid
- * gives it, or None; and whether it is known that nobody is left in its group. Raises
- * ChildProcessError if somebody else has reaped it.
+ * collect(pid, pidfd, stdout, stderr): take the exit status of a child, if it has exited, and
+ * what it has left in its pipes. Returns the status as waitpid gives it, None if it has not
+ * exited, -1 if somebody else has reaped it; and what `drain` returns.
  */
-static PyObject *reap(PyObject *Py_UNUSED(module), PyObject *args)
+static PyObject *collect(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    int pid, pidfd, status = 0, error = 0, alone = 0;
+    int pid, pidfd, fds[OUTPUTS], status = 0, state = 0;
+    Py_ssize_t sizes[OUTPUTS] = {0, 0};
     pid_t done;
+    PyObject *remains;
 
-    if (!PyArg_ParseTuple(args, "ii", &pid, &pidfd))
+    if (!PyArg_ParseTuple(args, "iiii", &pid, &pidfd, &fds[0], &fds[1]))
         return NULL;
     Py_BEGIN_ALLOW_THREADS
     done = waitpid(pid, &status, WNOHANG);
-    error = errno;
-    if (done == pid && pidfd >= 0) /* which keeps the id of the group, now that nobody else does */
-        alone = syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, GROUP) < 0 && errno == ESRCH;
-    Py_END_ALLOW_THREADS
-    if (done < 0) {
-        errno = error;
-        return PyErr_SetFromErrno(PyExc_OSError);
+    if (done < 0)
+        status = -1;
+    if (done == pid && pidfd >= 0 && /* it keeps the id of the group, now that nobody else does */
+        syscall(SYS_pidfd_send_signal, pidfd, 0, NULL, GROUP) < 0 && errno == ESRCH) {
+        close(pidfd);
+        state = ALONE;
     }
+    if (done != 0)
+        state |= read_both(fds, sizes);
+    Py_END_ALLOW_THREADS
     if (done == 0)
-        return Py_BuildValue("(OO)", Py_None, Py_False);
-    return Py_BuildValue("(iO)", status, alone ? Py_True : Py_False);
+        return Py_BuildValue("(Oyyi)", Py_None, "", "", 0);
+    remains = Py_BuildValue("(iy#y#i)", status, buffers[0], sizes[0], buffers[1], sizes[1], state);
+    return no_memory(remains) ? Py_BuildValue("(iyyi)", status, "", "", state | LOST) : remains;
 }
 
 static int be_probe(void *arg)
@@ -408,7 +437,7 @@ static int works(void)
 static PyMethodDef methods[] = {
     {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own."},
     {"drain", drain, METH_VARARGS, "Read what is in two pipes now."},
-    {"reap", reap, METH_VARARGS, "Take the exit status of a child."},
+    {"collect", collect, METH_VARARGS, "Take the exit status of a child, and what it left."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -12,16 +12,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-__all__ = ["CHUNK", "ENDED", "MORE", "drain", "reap"]
+__all__ = ["ALONE", "CHUNK", "ENDED", "LOST", "MORE", "collect", "drain"]
 
 CHUNK = 1 << 16  # bytes of each pipe that are read at once
 ENDED = (1, 2)
 """In what `drain` says: that stdout has ended, and stderr."""
 MORE = 4
 """In what `drain` says: that there may be more to be read now."""
+LOST = 8
+"""In what `drain` says: that there was no memory for what was read."""
+ALONE = 16
+"""In what `collect` says: that nobody is left in the child's group, and its pidfd is closed."""
 
 Pieces: TypeAlias = tuple[bytes, bytes, int]
-Exit: TypeAlias = tuple[int | None, bool]
+Remains: TypeAlias = tuple[int | None, bytes, bytes, int]
 
 
 def drain_slowly(stdout: int, stderr: int) -> Pieces:
@@ -35,6 +39,9 @@ def drain_slowly(stdout: int, stderr: int) -> Pieces:
             pieces[stream] = os.read(fd, CHUNK)
         except BlockingIOError:
             continue
+        except MemoryError:
+            state |= LOST
+            continue
         except OSError:
             pass
         if pieces[stream]:
@@ -46,10 +53,15 @@ def drain_slowly(stdout: int, stderr: int) -> Pieces:
     return pieces[0], pieces[1], state
 
 
-def reap_slowly(pid: int, pidfd: int) -> Exit:
-    """See `reap`."""
-    done, status = os.waitpid(pid, os.WNOHANG)
-    return (status if done else None), False
+def collect_slowly(pid: int, pidfd: int, stdout: int, stderr: int) -> Remains:
+    """See `collect`."""
+    try:
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        done, status = pid, -1
+    if not done:
+        return None, b"", b"", 0
+    return status, *drain_slowly(stdout, stderr)
 
 
 drain: Callable[[int, int], Pieces]
@@ -60,28 +72,28 @@ Args:
     stderr: The other, or -1.
 
 Returns:
-    What was read of each, and how far they are: of `ENDED` and `MORE` what holds. Without
-    MORE nothing is left in those that have not ended.
+    What was read of each, and how far they are: of `ENDED`, `MORE` and `LOST` what holds.
+    Without any of these but the first nothing is left in those that have not ended.
 """
 
-reap: Callable[[int, int], Exit]
-"""Take the exit status of a child and reap it, if it has exited.
+collect: Callable[[int, int, int, int], Remains]
+"""Take the exit status of a child and reap it, if it has exited, and what it has left in its
+pipes as `drain` does; else do nothing.
 
 Args:
     pid: Its id.
     pidfd: Its pidfd, or -1.
+    stdout: See `drain`.
+    stderr: See `drain`.
 
 Returns:
-    The status as `os.waitpid` gives it, or None; and whether it is known that nobody is
-    left in its group.
-
-Raises:
-    ChildProcessError: Somebody else has reaped it.
+    The status as `os.waitpid` gives it, None if it has not exited, -1 if somebody else has
+    reaped it. Then what `drain` returns, with `ALONE` if that is known.
 """
 
 try:
     from parallel_exec.environments.local import _process
 except ImportError:
-    drain, reap = drain_slowly, reap_slowly
+    drain, collect = drain_slowly, collect_slowly
 else:
-    drain, reap = _process.drain, _process.reap
+    drain, collect = _process.drain, _process.collect

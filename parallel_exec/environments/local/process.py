@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.collect import CHUNK, ENDED, MORE, Pieces, drain, reap
+from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, LOST, MORE, collect, drain
 from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
@@ -91,6 +91,7 @@ class Process:
         "serial",
         "started",
         "ticket",
+        "_alone",
         "_status",
         "_duration",
         "_input",
@@ -130,6 +131,7 @@ class Process:
         self._failure: BaseException | None = None
         self._status: int | None = None
         self._reaped = False
+        self._alone = False  # whether it is known that nobody is left in its group
         self._linger = False
         self._polled = False  # whether its exit is looked for in a while
         self._looking = False  # whether those who left its session are still to be found
@@ -179,8 +181,10 @@ class Process:
         self._output = output = Output(command, self._caught_up)
         data = command.input_bytes() if command.input is not None else None
         stdin = host.null if command.input is None else PIPE
-        stdout = host.null if output.discards(STDOUT) else PIPE
-        stderr = host.null if output.discards(STDERR) else PIPE
+        stdout = stderr = PIPE
+        if not command.capture:
+            stdout = host.null if output.discards(STDOUT) else PIPE
+            stderr = host.null if output.discards(STDERR) else PIPE
         feeder: SimpleQueue[int] | None = None
         slot = -1
         try:
@@ -363,29 +367,37 @@ class Process:
         while state & MORE:
             if most <= 0:
                 return False
-            try:
-                out, err, state = self._read()
-                if out:
-                    self._take(STDOUT, out)
-                if err:
-                    self._take(STDERR, err)
-            except MemoryError as error:
-                self._fail(error)
-                return True
+            with self.host.starting:  # it may close them; see `_close`
+                out, err, state = drain(self._stdout, self._stderr)
+                self._note(state)
+            self._keep(out, err, state)
             most -= len(out) + len(err)
         return True
 
-    def _read(self) -> Pieces:
-        """Read a piece of each pipe; see `drain`. It may close them; see `_close`."""
-        with self.host.starting:
-            pieces = drain(self._stdout, self._stderr)
-            if pieces[2] & ENDED[STDOUT]:
-                self.host.reactor.forget(self._stdout)
-                self._stdout = -1
-            if pieces[2] & ENDED[STDERR]:
-                self.host.reactor.forget(self._stderr)
-                self._stderr = -1
-        return pieces
+    def _note(self, state: int) -> None:
+        """Take note of the pipes that have been read to their ends and are closed."""
+        if state & ENDED[STDOUT]:
+            self._forget(self._stdout)
+            self._stdout = -1
+        if state & ENDED[STDERR]:
+            self._forget(self._stderr)
+            self._stderr = -1
+
+    def _forget(self, fd: int) -> None:
+        if self._watched:
+            self.host.reactor.forget(fd)
+
+    def _keep(self, out: bytes, err: bytes, state: int) -> None:
+        """Take what has been read."""
+        try:
+            if out:
+                self._take(STDOUT, out)
+            if err:
+                self._take(STDERR, err)
+            if state & LOST:
+                raise MemoryError(f"there was no memory for the output of {self.command}")
+        except MemoryError as error:
+            self._fail(error)
 
     def _take(self, stream: int, data: bytes) -> None:
         # What comes after the limit is read, so that the command can end, and dropped.
@@ -484,6 +496,8 @@ class Process:
         """Signal the group; return whether anybody is in it (a dead leader counts until
         it is reaped).
         """
+        if self._alone:
+            return False
         try:
             if not self._reaped:
                 os.killpg(self.pid, number)
@@ -505,18 +519,28 @@ class Process:
         """
         if self._over or self._status is not None:
             return
-        alone = self._reap()
-        if alone is None:
+        watchdog = self.host.watchdog
+        # Its id may soon be another's; who it leaves in its group, or is to be ended with it,
+        # is found by the mark.
+        watchdog.confirm(self._slot, -self.pid if self._reason is None else 0)
+        with self.host.starting:  # it may close them; see `_close`
+            status, out, err, state = collect(self.pid, self._pidfd, self._stdout, self._stderr)
+            if status is not None:
+                self._note_exit(status, state)
+        if status is None:
+            watchdog.confirm(self._slot, self.pid)
             if not self._polled:  # once, however often it is called in vain
                 self._polled = True
                 self.host.reactor.call_at(time.monotonic() + POLL_S, self._poll)
             return
+        if out or err or state & LOST:
+            self._keep(out, err, state)
         if self._input >= 0:
             self._close_input()
         if self._open() and not self._drain(DRAIN):
             self._watch()
         if self._reason is None:
-            if alone or not self._signal(0):
+            if not self._signal(0):
                 self._finish()
                 return
             if self._open():
@@ -529,33 +553,22 @@ class Process:
             self.host.end(self, everybody=False)  # who left is a daemon now
         self.check()
 
+    def _note_exit(self, status: int, state: int) -> None:
+        """Take note that the first process has been reaped, and of what `collect` has closed."""
+        if status >= 0:
+            code = os.waitstatus_to_exitcode(status)
+            status = code if code >= 0 else SIGNALLED - code
+        self._status = status
+        self._reaped = True
+        if state & ALONE:
+            self._alone = True
+            self.host.reactor.forget(self._pidfd)
+            self._pidfd = -1
+        self._note(state)
+
     def _poll(self) -> None:
         self._polled = False
         self._look_for_exit()
-
-    def _reap(self) -> bool | None:
-        """Take the exit status of the first process and reap it.
-
-        Returns:
-            None if it has not exited; else whether it is known that nobody is left in its
-            group.
-        """
-        watchdog = self.host.watchdog
-        # Its id may soon be another's; who it leaves in its group, or is to be ended with it,
-        # is found by the mark.
-        watchdog.confirm(self._slot, -self.pid if self._reason is None else 0)
-        try:
-            status, alone = reap(self.pid, self._pidfd)
-        except ChildProcessError:
-            self._status, alone = -1, False  # reaped by somebody else: its status is lost
-        else:
-            if status is None:
-                watchdog.confirm(self._slot, self.pid)
-                return None
-            code = os.waitstatus_to_exitcode(status)
-            self._status = code if code >= 0 else SIGNALLED - code
-        self._reaped = True
-        return alone
 
     def _reap_later(self) -> None:
         """Reap a process that outlives KILL, whenever it ends."""
@@ -603,11 +616,12 @@ class Process:
         self.host.watchdog.clear(self._slot)
         if self._open():
             self._drain(DRAIN)
-        with self.host.starting:
-            for fd in (self._stdout, self._stderr, self._input, self._pidfd):
-                if fd >= 0:
+        left = [fd for fd in (self._stdout, self._stderr, self._input, self._pidfd) if fd >= 0]
+        if left:
+            with self.host.starting:
+                for fd in left:
                     self._close(fd)
-            self._stdout = self._stderr = self._input = self._pidfd = -1
+                self._stdout = self._stderr = self._input = self._pidfd = -1
         if not self._reaped:
             self._reap_later()
         for stray in self._strays:

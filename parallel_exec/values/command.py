@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import field, fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
+from parallel_exec.values.frozen import frozen
 from parallel_exec.values.secret import MASK, Secret, reveal
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ KILL_AFTER = 5.0
 UTF_8 = "utf-8"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@frozen
 class Command:
     """A command and its options. Immutable; pickles if its options do.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from parallel_exec.errors import RunFailedError
+from parallel_exec.values.frozen import frozen
 
 __all__ = ["Outcome", "Outcomes", "Status", "name_task", "run_failed"]
 
@@ -15,7 +15,7 @@ T_co = TypeVar("T_co", covariant=True)
 Status = Literal["fulfilled", "rejected", "cancelled", "skipped"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Outcome(Generic[T_co]):
     """How one task ended.
 

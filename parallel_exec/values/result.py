@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, Literal
 
 from parallel_exec.errors import (
@@ -15,13 +15,14 @@ from parallel_exec.errors import (
     TaskCancelledError,
 )
 from parallel_exec.values.command import Command
+from parallel_exec.values.frozen import frozen
 
 __all__ = ["Result", "Stopped", "lines_of"]
 
 Stopped = Literal["timeout", "cancel", "output", "lost"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Result:
     """What one command produced, whole or up to the moment it was stopped.
 

@@ -673,18 +673,18 @@ class Process:
             exit_code = None
         elif exit_code is not None and exit_code < 0:
             exit_code = None
-        return Result(
-            command=self.command,
-            environment=self.backend.name,
-            stdout=self._output.kept(STDOUT),
-            stderr=self._output.kept(STDERR),
-            exit_code=exit_code,
-            signal=name,
-            stopped=self._reason,
-            started_at=self._started_at,
-            duration_s=self._duration,
-            queued_s=self.ticket.queued_s,
-            attempts=self.ticket.attempts,
+        return Result(  # without keywords, which take a third of it
+            self.command,
+            self.backend.name,
+            self._output.kept(STDOUT),
+            self._output.kept(STDERR),
+            exit_code,
+            name,
+            self._reason,
+            self._started_at,
+            self._duration,
+            self.ticket.queued_s,
+            self.ticket.attempts,
         )
 
 

@@ -234,7 +234,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
         if isinstance(item, Given):
             label, own_timeout, item = item.label, item.timeout, item.what
         if isinstance(item, COMMANDS):
-            command = Command.of(item)
+            command = item if isinstance(item, Command) else Command(item)
             if label is not None:
                 command = command.replace(label=label)
             if own_timeout is not None:

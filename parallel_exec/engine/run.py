@@ -473,22 +473,6 @@ class Run:
         self.attempt_ended(task, task.attempt, value, error)
 
     def attempt_ended(
-        self, task: Task, attempt: int, value: Any, error: BaseException | None
-    ) -> None:
-        """A try of a task has ended; in whatever thread."""
-        foreign = self.retry is not None and self.retry.foreign
-        for part in task.parts:
-            foreign = foreign or part.foreign
-        if foreign and self.clock_thread():
-            self._foreign(self.attempt_ended, task, attempt, value, error)
-        else:
-            self._end_try(task, attempt, value, error)
-
-    def clock_thread(self) -> bool:
-        """Return whether this is the service thread, where no foreign code may run."""
-        return isinstance(self.clock, reactor.Reactor) and self.clock.inside()
-
-    def _end_try(
         self,
         task: Task,
         attempt: int,
@@ -496,22 +480,35 @@ class Run:
         error: BaseException | None,
         worker: Worker | None = None,
     ) -> Task | None:
-        """Settle a try, or have another follow; return a task for `worker`; see `_step`."""
+        """A try of a task has ended; in whatever thread. Settle it, or have another follow;
+        return a task for `worker`; see `_step`.
+        """
+        foreign = self.retry is not None and self.retry.foreign
+        judged = False
+        for part in task.parts:
+            if part.judges:
+                judged = True
+                foreign = foreign or part.foreign
+        if foreign and self.clock_thread():
+            self._foreign(self.attempt_ended, task, attempt, value, error)
+            return None
         now = self.clock.now()
         decision: RetryAgain | GiveUp | None = None
         verdicts = base.NO_VERDICTS
         if error is not None or task.ending is not None:
             value, error = steps.seen(task, value, error)
-        for part in task.parts:
-            if part.judges:
-                verdicts, decision = self._judged(task, value, error, now)
-                break
+        if judged:
+            verdicts, decision = self._judged(task, value, error, now)
         if self.retry is not None and task.retry is not None and decision is None:
             decision = task.retry.after(value, error, now)
         ended = self._scheduler.ended
         return self._step(
             ended, task, attempt, value, error, decision, verdicts, now, worker=worker
         )
+
+    def clock_thread(self) -> bool:
+        """Return whether this is the service thread, where no foreign code may run."""
+        return isinstance(self.clock, reactor.Reactor) and self.clock.inside()
 
     def _judged(
         self, task: Task, value: Any, error: BaseException | None, now: float
@@ -625,7 +622,12 @@ class Run:
                 mine = subject
                 continue
             try:
-                self._do(verb, subject, argument)
+                if verb is not steps.START:
+                    self._do(verb, subject, argument)
+                elif subject.work.threaded:
+                    self._hand_out(subject)
+                else:
+                    self._launch(subject)
             except BaseException as error:
                 # Somebody's environment or limit breaks the rule never to raise here, or a
                 # callback raises SystemExit: that is not to cost the actions that follow.
@@ -635,12 +637,7 @@ class Run:
         return mine
 
     def _do(self, verb: str, subject: Any, argument: Any) -> None:
-        if verb is steps.START:
-            if subject.work.threaded:
-                self._hand_out(subject)
-            else:
-                self._launch(subject)
-        elif verb is steps.END:
+        if verb is steps.END:
             self._end(subject, argument)
         elif verb is steps.AGAIN:
             subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
@@ -740,7 +737,7 @@ class Run:
                 value, error = self._call(task)
                 worker.task = following = None
                 if value is not PENDING:
-                    following = self._end_try(task, attempt, value, error, worker)
+                    following = self.attempt_ended(task, attempt, value, error, worker)
                 del task, value, error
                 if following is not None:
                     worker.task = following

@@ -211,7 +211,8 @@ class Scheduler:
         else:
             self._tried(task, value, error, decision, now)
         # Not before: if the run stops with this task, its place is not for the next one.
-        self._release(task, verdicts)
+        if task.held:
+            self._release(task, verdicts)
         if not self.live:
             self._finish_if_over()
 
@@ -370,10 +371,9 @@ class Scheduler:
         self.actions.append((AGAIN, task, delay))
 
     def _release(self, task: Task, verdicts: Mapping[Limiter, Verdict] = base.NO_VERDICTS) -> None:
-        if task.held:
-            granted = base.release(task, verdicts)
-            if granted:
-                self._serve(granted)
+        granted = base.release(task, verdicts)
+        if granted:
+            self._serve(granted)
 
     def _serve(self, granted: list[Request]) -> None:
         """Start those of this run that were granted a place; have the others told."""

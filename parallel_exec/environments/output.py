@@ -172,10 +172,14 @@ class Output:
                 self._mailbox.put(self._call, stream, b"", True)
         self._mailbox.put(done)
 
-    def kept(self, stream: int) -> bytes:
-        """Return what was captured of STDOUT or STDERR."""
-        kept = self._kept[stream]
-        return kept if isinstance(kept, bytes) else kept.getvalue()
+    def kept(self) -> tuple[bytes, bytes]:
+        """Return what was captured of STDOUT and STDERR."""
+        if self._kept is NOTHING:
+            return NOTHING
+        out, err = (
+            kept if isinstance(kept, bytes) else kept.getvalue() for kept in self._kept
+        )
+        return out, err
 
     def _call(self, stream: int, data: bytes, final: bool) -> None:
         call = self._calls[stream]

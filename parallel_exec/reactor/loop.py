@@ -188,7 +188,7 @@ class Reactor:
     def _look(self, fd: int, interest: int, handler: Handler) -> None:
         """Have that done by time which the system has no room to watch."""
         if self._handlers.get(fd) is handler:
-            self._call(*handler)
+            _do(*handler)
         if self._handlers.get(fd) is handler:
             self.watch(fd, interest, handler[0], *handler[1])
 
@@ -263,9 +263,11 @@ class Reactor:
         for fd, _ in ready:
             handler = self._handlers.get(fd)
             if handler is not None:  # else an earlier one of this turn removed it
-                self._call(*handler)
+                call, args = handler
+                _do(call, args)
         for _ in range(len(inbox)):  # what these post in turn comes next time
-            self._call(*inbox.popleft())
+            call, args = inbox.popleft()
+            _do(call, args)
         if timers:
             now = time.monotonic()
             if timers[0].when <= now or len(timers) > self._compact_at:
@@ -285,20 +287,13 @@ class Reactor:
         while timers and timers[0].when <= now:
             timer = heapq.heappop(timers)
             if timer.call is not None:
-                self._call(timer.call, timer.args)
+                _do(timer.call, timer.args)
         if len(timers) > self._compact_at:
             # Cancelled timers stay in the heap until they are due: a million short
             # commands with a long timeout would fill it.
             timers[:] = [timer for timer in timers if timer.call is not None]
             heapq.heapify(timers)
             self._compact_at = max(1024, 2 * len(timers))
-
-    @staticmethod
-    def _call(call: Callable[..., object], args: tuple[Any, ...]) -> None:
-        try:
-            call(*args)
-        except BaseException:
-            log.exception("the service thread met an error in %r", call)
 
     def _forget(self) -> None:
         """In a forked child: close the descriptors, touch nothing that is shared."""
@@ -309,6 +304,14 @@ class Reactor:
                 pass
         self._handlers.clear()
         self._poller.close()
+
+
+def _do(call: Callable[..., object], args: tuple[Any, ...]) -> None:
+    """Make a call, whatever comes of it."""
+    try:
+        call(*args)
+    except BaseException:
+        log.exception("the service thread met an error in %r", call)
 
 
 def starts_no_more_threads(error: RuntimeError) -> bool:

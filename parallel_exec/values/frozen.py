@@ -41,7 +41,7 @@ def frozen(cls: type[T]) -> type[T]:
         body.append("self.__post_init__()")
     star = ["*"] if by_keyword else []
     parameters = ", ".join(["self", *positional, *star, *by_keyword])
-    exec(f"def __init__({parameters}):\n " + "\n ".join(body), names)  # noqa: S102
+    exec(f"def __init__({parameters}):\n " + "\n ".join(body), names)
     init: Callable[..., None] = names["__init__"]
     original = made.__init__
     for attribute in ("__module__", "__qualname__", "__annotations__"):

@@ -272,6 +272,23 @@ static char **strings(PyObject *tuple)
     return items;
 }
 
+/* Return a list of str as a tuple of bytes, as the file system has them. */
+static PyObject *encoded(PyObject *list)
+{
+    Py_ssize_t size = PyList_Size(list);
+    PyObject *tuple = size < 0 ? NULL : PyTuple_New(size);
+
+    for (Py_ssize_t i = 0; tuple && i < size; i++) {
+        PyObject *item = PyUnicode_EncodeFSDefault(PyList_GetItem(list, i));
+
+        if (!item)
+            Py_CLEAR(tuple);
+        else
+            PyTuple_SetItem(tuple, i, item);
+    }
+    return tuple;
+}
+
 /*
  * spawn(files, argv, envp, cwd, stdin, stdout, stderr): start a program in a session of its
  * own; return its process id, a pidfd, and our ends of those of the three that are PIPE, which
@@ -280,16 +297,17 @@ static char **strings(PyObject *tuple)
  */
 static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    PyObject *files, *argv, *envp, *cwd;
+    PyObject *files, *words, *argv, *envp, *cwd;
     Plan plan = {.ends = {-1, -1, -1}};
     pid_t pid = -1;
 
-    if (!PyArg_ParseTuple(args, "OOOOiii", &files, &argv, &envp, &cwd, &plan.streams[0],
+    if (!PyArg_ParseTuple(args, "OOOOiii", &files, &words, &envp, &cwd, &plan.streams[0],
                           &plan.streams[1], &plan.streams[2]))
         return NULL;
     if (cwd != Py_None && !(plan.cwd = PyBytes_AsString(cwd)))
         return NULL;
-    if ((plan.files = strings(files)) && (plan.argv = strings(argv)) &&
+    argv = encoded(words);
+    if (argv && (plan.files = strings(files)) && (plan.argv = strings(argv)) &&
         (plan.envp = strings(envp))) {
         Py_BEGIN_ALLOW_THREADS
         pid = start(&plan);
@@ -303,6 +321,7 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
     free(plan.files);
     free(plan.argv);
     free(plan.envp);
+    Py_XDECREF(argv);
     if (PyErr_Occurred())
         return NULL;
     return Py_BuildValue("(liiii)", (long)pid, plan.pidfd, plan.ends[0], plan.ends[1],

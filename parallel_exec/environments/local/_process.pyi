@@ -1,6 +1,6 @@
 def spawn(
     files: tuple[bytes, ...],
-    argv: tuple[bytes, ...],
+    argv: list[str],
     envp: tuple[bytes, ...],
     cwd: bytes | None,
     stdin: int,

@@ -174,11 +174,11 @@ class Host:
         """Take note that `process` has ended: others have room now."""
         self.ending.discard(process)
         self.processes.discard(process)
-        for awaited, done in self._awaited:
-            awaited.discard(process)
-            if not awaited:
-                done()
         if self._awaited:
+            for awaited, done in self._awaited:
+                awaited.discard(process)
+                if not awaited:
+                    done()
             self._awaited = [each for each in self._awaited if each[0]]
         for host in _hosts:
             if host.waiting:
@@ -262,9 +262,10 @@ def hosts() -> tuple[Host, ...]:
 
 def _place() -> Host:
     """Return where the next command is to run: in this thread, unless another has fewer."""
-    place, *others = hosts()
+    places = _hosts if len(_hosts) == reactor.COUNT else hosts()
+    place = places[0]
     if not _exiting:
-        for other in others:
+        for other in places[1:]:
             fewer = len(place.processes) - len(other.processes)
             if fewer > 0 or (fewer == 0 and other.reactor.here()):
                 place = other

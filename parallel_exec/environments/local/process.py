@@ -211,7 +211,10 @@ class Process:
         self.live = True
         self._slot = slot
         watchdog.confirm(slot, self.pid)
-        self._watch_exit()
+        if self._pidfd >= 0:
+            host.reactor.watch(self._pidfd, READ, self._look_for_exit)
+        else:  # not here: with its end the next may be started, and this start is not over
+            host.reactor.post(self._look_for_exit)
         if output.live:
             self.watch_output()
         else:
@@ -240,12 +243,6 @@ class Process:
         for fd in (self._stdout, self._stderr):
             if fd >= 0:
                 self.host.reactor.watch(fd, READ, self._readable)
-
-    def _watch_exit(self) -> None:
-        if self._pidfd >= 0:
-            self.host.reactor.watch(self._pidfd, READ, self._look_for_exit)
-        else:  # not here: with its end the next may be started, and this start is not over
-            self.host.reactor.post(self._look_for_exit)
 
     def refuse(self, error: BaseException) -> None:
         """Report that it did not run, and why."""
@@ -376,16 +373,15 @@ class Process:
 
     def _note(self, state: int) -> None:
         """Take note of the pipes that have been read to their ends and are closed."""
-        if state & ENDED[STDOUT]:
-            self._forget(self._stdout)
+        ended_out, ended_err = ENDED
+        if state & ended_out:
+            if self._watched:
+                self.host.reactor.forget(self._stdout)
             self._stdout = -1
-        if state & ENDED[STDERR]:
-            self._forget(self._stderr)
+        if state & ended_err:
+            if self._watched:
+                self.host.reactor.forget(self._stderr)
             self._stderr = -1
-
-    def _forget(self, fd: int) -> None:
-        if self._watched:
-            self.host.reactor.forget(fd)
 
     def _keep(self, out: bytes, err: bytes, state: int) -> None:
         """Take what has been read."""
@@ -614,14 +610,8 @@ class Process:
         self._over = True
         self.live = False
         self.host.watchdog.clear(self._slot)
-        if self._open():
-            self._drain(DRAIN)
-        left = [fd for fd in (self._stdout, self._stderr, self._input, self._pidfd) if fd >= 0]
-        if left:
-            with self.host.starting:
-                for fd in left:
-                    self._close(fd)
-                self._stdout = self._stderr = self._input = self._pidfd = -1
+        if max(self._stdout, self._stderr, self._input, self._pidfd) >= 0:
+            self._give_back()
         if not self._reaped:
             self._reap_later()
         for stray in self._strays:
@@ -633,6 +623,15 @@ class Process:
             self._output.close(self._ended)
         else:
             self._report(self._ending())
+
+    def _give_back(self) -> None:
+        """Read what there is, and close everything."""
+        self._drain(DRAIN)
+        with self.host.starting:
+            for fd in (self._stdout, self._stderr, self._input, self._pidfd):
+                if fd >= 0:
+                    self._close(fd)
+            self._stdout = self._stderr = self._input = self._pidfd = -1
 
     def _ended(self) -> None:
         """Report the result, after the last callback, in whose thread this is."""
@@ -659,32 +658,31 @@ class Process:
 
     def _ending(self) -> Result | BaseException:
         """Return what it ended with."""
-        try:
-            return self._failure or self._result()
-        except MemoryError as error:
-            return error
-
-    def _result(self) -> Result:
+        if self._failure is not None:
+            return self._failure
         assert self._duration is not None
         exit_code: int | None = self._status
         name = None
-        if exit_code is not None and exit_code >= SIGNALLED:
-            name = _signal_name(exit_code - SIGNALLED)
+        if exit_code is not None and not 0 <= exit_code < SIGNALLED:
+            name = _signal_name(exit_code - SIGNALLED) if exit_code > 0 else None
             exit_code = None
-        elif exit_code is not None and exit_code < 0:
-            exit_code = None
+        try:
+            stdout, stderr = self._output.kept()
+        except MemoryError as error:
+            return error
+        ticket = self.ticket
         return Result(  # without keywords, which take a third of it
             self.command,
             self.backend.name,
-            self._output.kept(STDOUT),
-            self._output.kept(STDERR),
+            stdout,
+            stderr,
             exit_code,
             name,
             self._reason,
             self._started_at,
             self._duration,
-            self.ticket.queued_s,
-            self.ticket.attempts,
+            ticket.queued_s,
+            ticket.attempts,
         )
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
@@ -86,10 +85,9 @@ def spawn(
     """
     if fast is None:
         return popen(argv, variables, mark, cwd, stdin, stdout, stderr)
-    words = tuple([word.encode(ENCODING, ERRORS) for word in argv])
     return fast(
-        _files(words[0], variables.path),
-        words,
+        _files(argv[0], variables.path),
+        argv,
         (*variables.items, mark),
         None if cwd is None else os.fsencode(cwd),
         stdin,
@@ -142,12 +140,10 @@ def popen(
     return process.pid, pidfd, ends[0], ends[1], ends[2]
 
 
-ENCODING, ERRORS = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
-
-
 @lru_cache(maxsize=256)
-def _files(program: bytes, path: bytes) -> tuple[bytes, ...]:
+def _files(program: str, path: bytes) -> tuple[bytes, ...]:
     """Return what the program may be, in order."""
-    if b"/" in program:
-        return (program,)
-    return tuple(os.path.join(folder, program) for folder in path.split(b":"))
+    name = os.fsencode(program)
+    if b"/" in name:
+        return (name,)
+    return tuple(os.path.join(folder, name) for folder in path.split(b":"))

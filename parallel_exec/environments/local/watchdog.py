@@ -94,18 +94,15 @@ class Watchdog:
 
     def announce(self, serial: int, kill_after: float) -> int:
         """Write that a command is about to be spawned; return its slot, or -1 if full."""
-        slot = -1
-        if self._free:
-            try:
-                slot = self._free.pop()
-            except IndexError:  # another thread was faster
-                pass
-        if slot < 0:
+        try:
+            slot = self._free.pop()
+        except IndexError:
             slot = next(self._unused)
             if slot >= SLOTS:
                 return -1
-        self._ints[slot * INTS + PID] = 0
-        self._ints[slot * INTS + KILL_AFTER] = min(int(kill_after * 1000), LONGEST_MS)
+        ints = self._ints
+        ints[slot * INTS + PID] = 0
+        ints[slot * INTS + KILL_AFTER] = min(int(kill_after * 1000), LONGEST_MS)
         self._longs[slot * LONGS + SERIAL] = serial  # from now on it counts
         return slot
 

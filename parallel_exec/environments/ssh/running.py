@@ -520,11 +520,12 @@ class Running:
         return self._result(why, status, f"SIG{signal}" if signal is not None else None)
 
     def _result(self, why: Stopped | None, status: int | None, signal: str | None) -> Result:
+        stdout, stderr = self._output.kept()
         return Result(
             command=self._command,
             environment=self._how.name,
-            stdout=self._output.kept(0),
-            stderr=self._output.kept(1),
+            stdout=stdout,
+            stderr=stderr,
             exit_code=status if signal is None else None,
             signal=signal,
             stopped=why,

@@ -321,7 +321,7 @@ def starts_no_more_threads(error: RuntimeError) -> bool:
     return "shutdown" in str(error)
 
 
-COUNT = 2 if (os.cpu_count() or 1) > 1 else 1
+COUNT = 1
 """How many service threads there may be."""
 
 _made: dict[int, Reactor] = {}

@@ -6,6 +6,7 @@ def spawn(
     stdin: int,
     stdout: int,
     stderr: int,
+    waiting: bool,
     /,
 ) -> tuple[int, int, int, int, int]: ...
 def drain(stdout: int, stderr: int, /) -> tuple[bytes, bytes, int]: ...

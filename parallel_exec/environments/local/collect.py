@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
-__all__ = ["ALONE", "CHUNK", "ENDED", "LOST", "MORE", "collect", "drain"]
+__all__ = ["ALONE", "CHUNK", "ENDED", "FAILED", "LOST", "MORE", "collect", "drain"]
 
 CHUNK = 1 << 16  # bytes of each pipe that are read at once
 ENDED = (1, 2)
@@ -23,6 +23,8 @@ LOST = 8
 """In what `drain` says: that there was no memory for what was read."""
 ALONE = 16
 """In what `collect` says: that nobody is left in the child's group, and its pidfd is closed."""
+FAILED = 32
+"""In what `collect` says: that the child never became its program. The status is an errno."""
 
 Pieces: TypeAlias = tuple[bytes, bytes, int]
 Remains: TypeAlias = tuple[int | None, bytes, bytes, int]
@@ -88,7 +90,7 @@ Args:
 
 Returns:
     The status as `os.waitpid` gives it, None if it has not exited, -1 if somebody else has
-    reaped it. Then what `drain` returns, with `ALONE` if that is known.
+    reaped it. Then what `drain` returns, with `ALONE` if that is known, and `FAILED`.
 """
 
 try:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, LOST, MORE, collect, drain
+from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, FAILED, LOST, MORE, collect, drain
 from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
@@ -156,11 +156,7 @@ class Process:
             with self.host.starting:
                 self._spawn()
         except OSError as error:
-            if error.errno in SCARCE:
-                self.ticket.strained(error)
-                self.host.wait_for_room(self)
-            else:
-                self.refuse(self._refusal(error))
+            self._fail_to_start(error)
         except ExecutorClosedError as error:
             self.refuse(error)
         except Exception as error:
@@ -201,6 +197,7 @@ class Process:
                 stdin,
                 stdout,
                 stderr,
+                waiting=feeder is not None,  # of a file, what has been read is read
             )
         except BaseException:
             watchdog.clear(slot)
@@ -243,6 +240,31 @@ class Process:
         for fd in (self._stdout, self._stderr):
             if fd >= 0:
                 self.host.reactor.watch(fd, READ, self._readable)
+
+    def _fail_to_start(self, error: OSError) -> None:
+        """Have it started again when there is room, if there is none, or give it up."""
+        if error.errno in SCARCE:
+            self.ticket.strained(error)
+            self.host.wait_for_room(self)
+        else:
+            self.refuse(self._refusal(error))
+
+    def _take_back(self, number: int) -> None:
+        """What was to become it has ended before that: it has not been started."""
+        self.live = False
+        self.host.ending.discard(self)
+        self.host.watchdog.clear(self._slot)
+        self._slot = -1
+        self._give_back()
+        for stray in self._strays:
+            stray.close()
+        self._strays = ()
+        self._status = None
+        self._reaped = self._alone = self._watched = self._looking = False
+        if self._reason is None:
+            self._fail_to_start(OSError(number, os.strerror(number)))
+        else:
+            self.launch()  # which says that it was ended before
 
     def refuse(self, error: BaseException) -> None:
         """Report that it did not run, and why."""
@@ -496,7 +518,10 @@ class Process:
             return False
         try:
             if not self._reaped:
-                os.killpg(self.pid, number)
+                try:
+                    os.killpg(self.pid, number)
+                except ProcessLookupError:  # it has just been started and has no group yet
+                    os.kill(self.pid, number)
             elif GROUP_BY_PIDFD and self._pidfd >= 0:
                 signal.pidfd_send_signal(self._pidfd, number, None, GROUP)
             else:
@@ -523,6 +548,10 @@ class Process:
             status, out, err, state = collect(self.pid, self._pidfd, self._stdout, self._stderr)
             if status is not None:
                 self._note_exit(status, state)
+        if state & FAILED:
+            assert status is not None
+            self._take_back(status)
+            return
         if status is None:
             watchdog.confirm(self._slot, self.pid)
             if not self._polled:  # once, however often it is called in vain
@@ -551,7 +580,7 @@ class Process:
 
     def _note_exit(self, status: int, state: int) -> None:
         """Take note that the first process has been reaped, and of what `collect` has closed."""
-        if status >= 0:
+        if status >= 0 and not state & FAILED:
             code = os.waitstatus_to_exitcode(status)
             status = code if code >= 0 else SIGNALLED - code
         self._status = status
@@ -568,11 +597,8 @@ class Process:
 
     def _reap_later(self) -> None:
         """Reap a process that outlives KILL, whenever it ends."""
-        try:
-            pid, _ = os.waitpid(self.pid, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if pid == 0:
+        status, *_ = collect(self.pid, -1, -1, -1)
+        if status is None:
             self.host.reactor.call_at(time.monotonic() + 1.0, self._reap_later)
 
     def check(self) -> None:

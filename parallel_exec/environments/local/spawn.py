@@ -63,6 +63,8 @@ def spawn(
     stdin: int,
     stdout: int,
     stderr: int,
+    *,
+    waiting: bool = True,
 ) -> Started:
     """Start a program in a session of its own.
 
@@ -75,6 +77,8 @@ def spawn(
         stdin: The descriptors that become its 0, 1 and 2, or `PIPE`.
         stdout: See `stdin`.
         stderr: See `stdin`.
+        waiting: Whether it must be known on return that it runs. Else a failure may be
+            known only when `collect` takes the exit of what was to become it.
 
     Returns:
         Its process id, a pidfd or -1, and our ends of its three pipes, which do not block;
@@ -93,6 +97,7 @@ def spawn(
         stdin,
         stdout,
         stderr,
+        waiting,
     )
 
 

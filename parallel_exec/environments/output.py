@@ -176,9 +176,7 @@ class Output:
         """Return what was captured of STDOUT and STDERR."""
         if self._kept is NOTHING:
             return NOTHING
-        out, err = (
-            kept if isinstance(kept, bytes) else kept.getvalue() for kept in self._kept
-        )
+        out, err = (kept if isinstance(kept, bytes) else kept.getvalue() for kept in self._kept)
         return out, err
 
     def _call(self, stream: int, data: bytes, final: bool) -> None:

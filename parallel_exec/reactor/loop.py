@@ -1,12 +1,8 @@
-"""The service threads: they watch descriptors, keep timers and take messages.
+"""The service thread: it watches descriptors, keeps timers and takes messages.
 
 Everything that must not wait for anything else happens here: starting and draining
 local commands, the steps of the scheduler that nobody's thread is at hand for, retries,
 rates and deadlines. What runs here must never block and never call foreign code.
-
-There are two of them, on more than one core. Starting a command is the one thing that takes
-its time here, most of it outside the interpreter's lock: the other thread works meanwhile.
-The first does everything else; `backend` has commands shared out among them.
 
 `post` is what makes the library safe under Ctrl-C: a KeyboardInterrupt can hit the
 calling thread at any bytecode, so that thread changes no shared state. It appends to a
@@ -33,7 +29,7 @@ from typing import Any, Protocol
 
 from parallel_exec.reactor import poller
 
-__all__ = ["COUNT", "Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
+__all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
 
 log = logging.getLogger("parallel_exec")
 
@@ -74,9 +70,7 @@ class Clock(Protocol):
         """Return monotonic seconds."""
 
     def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
-        """Have `call` made at `when`, in a service thread: this one, if this is one.
-        From any thread.
-        """
+        """Have `call` made at `when`, in the service thread. From any thread."""
 
     def post(self, call: Callable[..., object], *args: Any) -> None:
         """Have `call` made soon, in order, in the service thread. From any thread,
@@ -131,40 +125,20 @@ class Reactor:
     def call_at(self, when: float, call: Callable[..., object], *args: Any) -> Timer:
         """See `Clock.call_at`."""
         timer = Timer(when, next(self._order), call, args)
-        here = _at_work.get(threading.get_ident())
-        if here is not None:
-            heapq.heappush(here._timers, timer)
+        if self.inside():
+            heapq.heappush(self._timers, timer)
         else:
             self.post(heapq.heappush, self._timers, timer)
         return timer
 
-    def here(self) -> bool:
-        """Return whether this is its thread."""
-        return _at_work.get(threading.get_ident()) is self
-
-    @staticmethod
-    def inside() -> bool:
-        """Return whether this is a service thread, whichever."""
-        return threading.get_ident() in _at_work
-
-    def start(self) -> None:
-        """Have the thread run, if it does not yet; wait until it does.
-
-        Raises:
-            RuntimeError: There can be no thread now.
-        """
-        if self._ident is not None:
-            return
-        self._start_thread()
-        runs = threading.Event()
-        self._inbox.append((runs.set, ()))  # not by `post`, which may find that it does not yet
-        self._wake()
-        runs.wait()
+    def inside(self) -> bool:
+        """Return whether this is the service thread."""
+        return threading.get_ident() == self._ident
 
     def stop(self) -> None:
         """End the service thread and wait for it. What was posted before is still done."""
         thread = self._thread
-        if thread is None or not thread.is_alive() or self.here():
+        if thread is None or not thread.is_alive() or self.inside():
             return
         # Not by `post`: the thread may end before that looks whether it has to start one.
         self._inbox.append((self._stop, ()))
@@ -201,18 +175,16 @@ class Reactor:
         here; the second finds the loop owned and ends.
         """
         for attempt in itertools.count():
+            if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
+                raise RuntimeError("no thread can be started at interpreter shutdown")
+            thread = threading.Thread(target=self._run, name="parallel_exec", daemon=True)
             try:
-                self._start_thread()
+                thread.start()
                 return
             except RuntimeError as error:  # out of threads: others may end
                 if attempt == 100 or starts_no_more_threads(error):
                     raise
                 time.sleep(0.05)
-
-    def _start_thread(self) -> None:
-        if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
-            raise RuntimeError("no thread can be started at interpreter shutdown")
-        threading.Thread(target=self._run, name="parallel_exec", daemon=True).start()
 
     def _wake(self) -> None:
         try:
@@ -234,14 +206,12 @@ class Reactor:
         if not self._owner.acquire(blocking=False):
             return
         self._thread = threading.current_thread()
-        self._ident = ident = threading.get_ident()
-        _at_work[ident] = self
+        self._ident = threading.get_ident()
         try:
             while not self._stopped:
                 self._turn()
         finally:
             self._stopped = False
-            del _at_work[ident]
             self._ident = None
             self._owner.release()
 
@@ -321,19 +291,15 @@ def starts_no_more_threads(error: RuntimeError) -> bool:
     return "shutdown" in str(error)
 
 
-COUNT = 1
-"""How many service threads there may be."""
-
-_made: dict[int, Reactor] = {}
-_at_work: dict[int, Reactor] = {}  # by the thread that runs it
+_made: dict[str, Reactor] = {}
 
 
-def get(number: int = 0) -> Reactor:
-    """Return one of the process's reactors. A forked child gets its own."""
-    reactor = _made.get(number)
+def get() -> Reactor:
+    """Return the process's reactor. A forked child gets its own."""
+    reactor = _made.get("")
     if reactor is None:
         # Two threads may come here at once: setdefault is atomic, one of them wins.
-        reactor = _made.setdefault(number, Reactor())
+        reactor = _made.setdefault("", Reactor())
     return reactor
 
 
@@ -341,7 +307,6 @@ def _after_fork_in_child() -> None:
     for reactor in _made.values():
         reactor._forget()
     _made.clear()
-    _at_work.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

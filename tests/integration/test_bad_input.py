@@ -275,8 +275,8 @@ def test_out_of_descriptors_it_slows_down_and_completes(tmp_path: Path) -> None:
         assert script.errors() == ""
 
 
-def test_room_is_told_of_across_the_service_threads(tmp_path: Path) -> None:
-    """Who waits for room in one of them learns what the other gives back."""
+def test_who_waits_for_room_is_told_when_there_is_some(tmp_path: Path) -> None:
+    """What a command gives back is known to those that wait for it."""
     code = """
     import resource
     from parallel_exec.environments.local import backend
@@ -293,7 +293,7 @@ def test_room_is_told_of_across_the_service_threads(tmp_path: Path) -> None:
     except OSError:
         pass
     second = px.submit("echo there")
-    while not any(host.waiting for host in backend.hosts()):
+    while not backend.host().waiting:
         time.sleep(0.001)
     for fd in held:
         os.close(fd)
@@ -330,7 +330,7 @@ def test_no_room_to_watch_descriptors(tmp_path: Path) -> None:
     code = """
     import errno
     from parallel_exec.reactor import poller
-    px.all(["true", "true"])  # what wakes the service threads is watched
+    px.all(["true", "true"])  # what wakes the service thread is watched
     def refuse(self, fd, interest):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     poller.EpollPoller.add = refuse

@@ -83,10 +83,10 @@ def test_a_fork_while_a_command_starts_holds_up_nobody(tmp_path: Path, fork_head
         "px.run('true')\n"
         "starting, forked_now = threading.Event(), threading.Event()\n"
         "spawn = process.spawn\n"
-        "def slow(*arguments):\n"
+        "def slow(*arguments, **options):\n"
         "    starting.set()\n"
         "    forked_now.wait(1)\n"
-        "    return spawn(*arguments)\n"
+        "    return spawn(*arguments, **options)\n"
         "process.spawn = slow\n"
         "future = px.submit('echo started')\n"
         "starting.wait()\n"
@@ -109,16 +109,17 @@ def test_no_fork_comes_while_a_pipe_is_closed(tmp_path: Path) -> None:
     from parallel_exec.environments.local import backend, process
     px.run("true")
     held = []
-    close, drain = os.close, process.drain
+    close, drain, collect = os.close, process.drain, process.collect
     def checked(call):
         def check(*fds):
-            held.append(any(lock.locked() for lock in backend.STARTING))
+            held.append(backend.STARTING.locked())
             return call(*fds)
         return check
     os.close, process.drain = checked(close), checked(drain)
+    process.collect = checked(collect)
     text = px.run("cat; echo err >&2", input=b"x").text()
     px.run("sleep 1000 & exec setsid true", kill_after=0.1)
-    os.close, process.drain = close, drain
+    os.close, process.drain, process.collect = close, drain, collect
     print(text, len(held) > 4, all(held))
     """
     with python(tmp_path, code) as script:
@@ -138,7 +139,7 @@ def test_a_fork_right_after_a_start_keeps_no_pipe(tmp_path: Path, fork_head: str
         "px.run('true')\n"
         "before = pipes()\n"
         "future = px.submit('sleep 1000')\n"
-        "while not any(p.live for host in backend.hosts() for p in host.processes):\n"
+        "while not any(p.live for p in backend.host().processes):\n"
         "    time.sleep(0.01)\n"
         "print(len(pipes() - before))\n"
         "def child(): print(len(pipes() - before))\n"

@@ -403,7 +403,7 @@ def test_a_limit_that_is_passed_while_reading_pauses(tmp_path: Path) -> None:
     """What is read only at the end counts as well."""
 
     def commands() -> list[Any]:
-        return [process for host in backend.hosts() for process in host.processes]
+        return list(backend.host().processes)
 
     def slow(_: str) -> None:
         if not go_on.exists():
@@ -445,9 +445,9 @@ def test_a_pipe_that_somebody_else_has_closed_harms_no_other_command(tmp_path: P
     backend.YOUNG_S = 0.2
     px.run("true")
     future = px.submit("sleep 1000")
-    while not any(p.live for host in backend.hosts() for p in host.processes):
+    while not any(p.live for p in backend.host().processes):
         time.sleep(0.01)
-    (process,) = [p for host in backend.hosts() for p in host.processes]
+    (process,) = backend.host().processes
     os.dup2(os.open(os.devnull, os.O_RDONLY), process._stdout)
     results = px.all(["head -c 1000000 /dev/zero"] * 4, timeout=20)
     print([len(result.stdout) for result in results])
@@ -463,9 +463,9 @@ def test_an_input_that_somebody_else_has_closed_keeps_nobody_waiting(tmp_path: P
     from parallel_exec.environments.local import backend
     go_on = "while ! [ -e go ]; do sleep 0.01; done; echo done"
     future = px.submit(go_on, input=bytes(10_000_000))
-    while not any(p.live for host in backend.hosts() for p in host.processes):
+    while not any(p.live for p in backend.host().processes):
         time.sleep(0.01)
-    (process,) = [p for host in backend.hosts() for p in host.processes]
+    (process,) = backend.host().processes
     os.close(process._input)
     open("go", "w").close()
     print(future.result(20).text())

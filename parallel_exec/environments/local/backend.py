@@ -1,4 +1,4 @@
-"""This machine as a place for commands: all of them drained by the service threads."""
+"""This machine as a place for commands: all of them drained by the service thread."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from parallel_exec import reactor
@@ -30,15 +29,15 @@ CHECK_S = 0.01  # how often what is being ended is looked at
 
 
 class Host:
-    """What the commands of one service thread share, of whatever backend: the null device,
-    those that wait for room and those that are being ended.
+    """What all commands share, of whatever backend: the null device, those that wait for room
+    and those that are being ended.
 
-    Belongs to its thread, like all that it holds, but for `processes`.
+    Belongs to the service thread, like all that it holds, but for `processes`.
     """
 
-    def __init__(self, number: int) -> None:
-        self.reactor = reactor.get(number)
-        self.starting = STARTING[number]
+    def __init__(self) -> None:
+        self.reactor = reactor.get()
+        self.starting = STARTING
         self.processes: set[Process] = set()  # those that are here, or on their way
         self.watchdog: watchdog.Watchdog | Any = None  # until `prepare`, before all that asks it
         self.null = -1
@@ -180,9 +179,8 @@ class Host:
                 if not awaited:
                     done()
             self._awaited = [each for each in self._awaited if each[0]]
-        for host in _hosts:
-            if host.waiting:
-                host.reactor.post(host.room)
+        if self.waiting:
+            self.reactor.post(self.room)
 
     def end_all(self, backend: LocalBackend | None, done: Callable[[], object]) -> None:
         """End what is here for `backend`, or for all of them, then call `done`."""
@@ -209,14 +207,14 @@ class LocalBackend:
         """See `Backend.start`."""
         global _used
         _used = True
-        host = _place()
-        process = Process(self, command, ticket, host)
-        host.processes.add(process)
+        shared = _host or host()
+        process = Process(self, command, ticket, shared)
+        shared.processes.add(process)
         if self._closed or _exiting:  # not before: `close` ends what it finds there
             what = "the interpreter is exiting" if _exiting else "this environment has been closed"
             process.refuse(ExecutorClosedError(what, environment=self.name))
         else:
-            host.reactor.post(process.launch)
+            shared.reactor.post(process.launch)
         return process
 
     def close(self) -> None:
@@ -238,38 +236,18 @@ class LocalBackend:
         return "Local()"
 
 
-_hosts: tuple[Host, ...] = ()
+_host: Host | None = None
 _used = False  # whether there has ever been a command
 _exiting = False  # whether the interpreter exits: nothing more is started
 
 
-def hosts() -> tuple[Host, ...]:
-    """Return what there is of hosts: as many as there may be, if there is room for them."""
-    global _hosts
-    if len(_hosts) < reactor.COUNT:
-        with STARTING[0]:
-            try:
-                while len(_hosts) < reactor.COUNT:
-                    host = Host(len(_hosts))
-                    if _hosts:  # else there is nothing to do without it
-                        host.reactor.start()
-                    _hosts += (host,)
-            except (OSError, RuntimeError):  # out of descriptors or threads, or at the exit
-                if not _hosts:
-                    raise
-    return _hosts
-
-
-def _place() -> Host:
-    """Return where the next command is to run: in this thread, unless another has fewer."""
-    places = _hosts if len(_hosts) == reactor.COUNT else hosts()
-    place = places[0]
-    if not _exiting:
-        for other in places[1:]:
-            fewer = len(place.processes) - len(other.processes)
-            if fewer > 0 or (fewer == 0 and other.reactor.here()):
-                place = other
-    return place
+def host() -> Host:
+    """Return what all local backends share."""
+    global _host
+    with STARTING:
+        if _host is None:
+            _host = Host()
+        return _host
 
 
 def _end_all(backend: LocalBackend | None) -> None:
@@ -279,27 +257,13 @@ def _end_all(backend: LocalBackend | None) -> None:
     loop = reactor.get()
     idle = threading.Event()
     # Whatever was asked for before has been started, or refused, when this is reached.
-    loop.post(_end_everywhere, backend, idle)
+    loop.post(host().end_all, backend, idle.set)
     if not loop.inside():
         idle.wait()
 
 
-def _end_everywhere(backend: LocalBackend | None, idle: threading.Event) -> None:
-    left = set(_hosts)
-    if not left:
-        idle.set()
-
-    def done(host: Host) -> None:
-        left.discard(host)
-        if not left:
-            idle.set()
-
-    for host in list(left):
-        host.reactor.post(host.end_all, backend, partial(done, host))
-
-
 def _at_exit() -> None:
-    """End every command, then the service threads and the watchdog.
+    """End every command, then the service thread and the watchdog.
 
     Threads of the user's that are no daemons have ended by now, and executors have
     drained: what still runs was left running.
@@ -308,8 +272,7 @@ def _at_exit() -> None:
         return
     reactor.get().post(_refuse_from_now_on)
     _end_all(None)
-    for host in reversed(_hosts):  # the first does what is left
-        host.reactor.stop()
+    reactor.get().stop()
     watchdog.stop()
 
 
@@ -320,26 +283,24 @@ def _refuse_from_now_on() -> None:
 
 def _after_fork_in_child() -> None:
     """The parent's commands are not this process's to end or to wait for."""
-    global _hosts, _used, _exiting
+    global _host, _used, _exiting
     _used = _exiting = False
-    for host in _hosts:
-        host.forget()
-    _hosts = ()
+    if _host is not None:
+        _host.forget()
+    _host = None
 
 
-# Each is held while a program is started. A fork by another thread waits for them: the
-# forked child would keep the pipes open whose end is waited for here, for as long as it lives.
-STARTING = tuple(threading.Lock() for _ in range(reactor.COUNT))
+# Held while a program is started. A fork by another thread waits for it: the forked child would
+# keep the pipes open whose end is waited for here, for as long as it lives.
+STARTING = threading.Lock()
 
 
 def _let_no_more_start() -> None:
-    for lock in STARTING:
-        lock.acquire()
+    STARTING.acquire()
 
 
 def _let_start() -> None:
-    for lock in STARTING:
-        lock.release()
+    STARTING.release()
 
 
 atexit.register(_at_exit)

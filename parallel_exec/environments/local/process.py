@@ -28,7 +28,16 @@ from typing import TYPE_CHECKING
 from parallel_exec import reactor
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, FAILED, LOST, MORE, collect, drain
+from parallel_exec.environments.local.collect import (
+    ALONE,
+    CHUNK,
+    ENDED,
+    FAILED,
+    LOST,
+    MORE,
+    collect,
+    drain,
+)
 from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 
 SLOT = struct.Struct("=qii")
 MARK = b"PARALLEL_EXEC_ID="
+STARTING_S = 1.0  # how long those are looked for that were just being started
 
 
 def wait_for_end(parent: int, parent_fd: int) -> None:
@@ -98,14 +99,23 @@ def main() -> None:
         return
     died = time.monotonic()
     groups = {pid: wait for pid, wait in found.values() if pid > 0}
+    # What was just being started carries its mark only when it has become its program.
+    starting = any(not pid for pid, _ in found.values())
     strays = marked(token, found)
     for group in groups:
-        send(os.killpg, group, signal.SIGTERM)
+        if not send(os.killpg, group, signal.SIGTERM):
+            send(os.kill, group, signal.SIGKILL)  # it has no group yet, and is no program yet
     for pid in strays:
         send(os.kill, pid, signal.SIGTERM)
-    while groups or strays:
+    while groups or strays or starting:
         time.sleep(0.02)
         waited = time.monotonic() - died
+        if starting:
+            for pid, serial in marked(token, found).items():
+                if pid not in strays:
+                    strays[pid] = serial
+                    send(os.kill, pid, signal.SIGTERM)
+            starting = waited < STARTING_S
         for group, wait in list(groups.items()):
             if not send(os.killpg, group, signal.SIGKILL if waited >= wait else 0):
                 del groups[group]

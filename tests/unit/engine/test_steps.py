@@ -85,7 +85,7 @@ def test_a_step_that_comes_while_another_is_made_is_left_to_that_thread() -> Non
     ],
     ids=["run", "all", "submit"],
 )
-def test_a_call_wakes_the_service_threads_once(
+def test_a_call_wakes_the_service_thread_once(
     call: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each message from outside is a switch of threads, and that is much of a short command."""

@@ -1,4 +1,4 @@
-"""Two service threads that start commands: what one of them lacks or is late for is no fault."""
+"""The thread that starts commands: what it lacks or is late for is no fault."""
 
 from __future__ import annotations
 
@@ -12,24 +12,8 @@ from parallel_exec.environments.local import spawn
 from tests.integration.processes import Nap, python
 
 
-def test_one_thread_does_where_there_is_no_second(tmp_path: Path) -> None:
-    """A thread that cannot be had is not waited for: commands start, and end, without it."""
-    code = """
-    px.run(["true"])  # the first thread is there
-    start = threading.Thread.start
-    def refuse(thread):
-        raise RuntimeError("can't start new thread")
-    threading.Thread.start = refuse
-    print(len(px.all([["true"]] * 5, timeout=3)))
-    threading.Thread.start = start
-    print(len(px.all([["true"]] * 5)), len(threading.enumerate()))
-    """
-    with python(tmp_path, code) as script:
-        assert script.rest() == "5\n5 3\n", script.errors()
-
-
 def test_an_exit_right_after_the_first_commands_ends_them(nap: Nap, tmp_path: Path) -> None:
-    """The second thread would be started when the interpreter starts no more."""
+    """What they need of threads would be started when the interpreter starts no more."""
     code = f"""
     for _ in range(20):
         px.submit("{nap}")
@@ -138,7 +122,7 @@ def test_an_exit_that_is_looked_for_in_vain_has_one_timer(tmp_path: Path) -> Non
     future = px.submit("echo runs; read line", input=open(os.pipe()[0], "rb"),
                        on_stdout=lambda line: lines.release())
     lines.acquire()
-    (process,) = [process for host in backend.hosts() for process in host.processes]
+    (process,) = backend.host().processes
     def look():
         for _ in range(100):
             process._look_for_exit()

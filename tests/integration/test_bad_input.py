@@ -275,6 +275,49 @@ def test_out_of_descriptors_it_slows_down_and_completes(tmp_path: Path) -> None:
         assert script.errors() == ""
 
 
+def test_a_start_that_fails_late_for_want_of_room_is_made_again(tmp_path: Path) -> None:
+    """The child may be there already, and not get what it needs to become its program."""
+    code = """
+    import errno
+    from parallel_exec.environments.local import process
+    collect, failed = process.collect, []
+    def scarce(pid, *fds):
+        status, out, err, state = collect(pid, *fds)
+        if status is not None and len(failed) < 3:
+            failed.append(pid)
+            return errno.EAGAIN, b"", b"", state | process.FAILED
+        return status, out, err, state
+    process.collect = scarce
+    commands = [px.Command(["echo", str(n)], input=b"x") for n in range(5)]
+    results = px.all(commands, concurrency=2, timeout=30)
+    print([int(result.text()) for result in results] == list(range(5)), len(failed))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "True 3\n", script.errors()
+
+
+def test_many_programs_that_are_not_there(tmp_path: Path) -> None:
+    """Each is told of, whether it is known at once or late, and nothing of them is left."""
+    code = """
+    from parallel_exec.environments.local import backend
+    px.run("true")
+    before = len(os.listdir("/dev/fd"))
+    outcomes = px.all_settled(
+        [["/no/program"], ["true"], px.Command(["/no/program"], input=b"x")] * 100,
+        concurrency=None,
+    )
+    kinds = {type(outcome.reason).__name__ for outcome in outcomes.rejected}
+    print(len(outcomes.fulfilled), len(outcomes.rejected), kinds)
+    cancel = px.CancelToken()
+    future = px.submit(["/no/program"], cancel=cancel)
+    cancel.cancel()
+    print(type(future.exception(20)).__name__ in ("TaskCancelledError", "CommandNotFoundError"))
+    print(len(os.listdir("/dev/fd")) - before, len(backend.host().processes))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "100 200 {'CommandNotFoundError'}\nTrue\n0 0\n", script.errors()
+
+
 def test_who_waits_for_room_is_told_when_there_is_some(tmp_path: Path) -> None:
     """What a command gives back is known to those that wait for it."""
     code = """

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
+from parallel_exec.environments.local import backend, spawn
 from parallel_exec.errors import (
     CommandFailedError,
     CommandTimeoutError,
@@ -854,6 +855,46 @@ def test_sigkill_around_the_registration_leaves_nobody(
         script.exit_code()
         eventually(lambda: not alive(int(pid)), f"the end of {pid}")
         assert nap.sleepers() == []
+
+
+@linux
+def test_sigkill_among_many_starts_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
+    """Not those either that have not become their program yet, and have no group and no mark."""
+    code = f"""
+    from parallel_exec.environments.local.watchdog import Watchdog
+    px.run("true")
+    confirm, confirmed = Watchdog.confirm, []
+    def killed(self, slot, pid):
+        if len(confirmed) == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        confirmed.append(pid)
+        confirm(self, slot, pid)
+        os.write(1, b"%d " % pid)
+    Watchdog.confirm = killed
+    px.all(["exec {nap}"] * 40, concurrency=None)
+    """
+    with python(tmp_path, code) as script:
+        pids = [int(word) for word in script.rest().split()]
+        script.exit_code()
+        assert len(pids) == 30
+        for pid in pids:
+            eventually(lambda pid=pid: not alive(pid), f"the end of {pid}")  # type: ignore[misc]
+    nap.wait_for_none()
+
+
+@pytest.mark.parametrize("way", ["extension", "popen"])
+def test_a_cancel_just_after_the_start(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TERM reaches a command that has not become its program yet; KILL is not waited for."""
+    if way == "popen":
+        monkeypatch.setattr(spawn, "fast", None)
+    for _ in range(100):
+        cancel = px.CancelToken()
+        future = px.submit(["sleep", "1000"], cancel=cancel, kill_after=1000)
+        while not any(process.pid for process in backend.host().processes.copy()):
+            pass
+        cancel.cancel()
+        with pytest.raises(TaskCancelledError):
+            future.result(PATIENCE_S)
 
 
 @linux

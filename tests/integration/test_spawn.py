@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from parallel_exec.environments.local import spawn
+from parallel_exec.environments.local import collect, spawn
+from parallel_exec.environments.local.collect import ALONE, ENDED, FAILED
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no extension elsewhere")
 Spawn = Callable[..., tuple[int, int, int, int, int]]
@@ -157,6 +158,37 @@ def test_the_pipes_are_ours_and_do_not_block(start: Spawn, variables: spawn.Vari
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
     if pidfd >= 0:
         os.close(pidfd)
+
+
+@linux
+def test_a_start_that_is_not_waited_for_fails_with_its_exit(variables: spawn.Variables) -> None:
+    """If it has not been told at once; and an exit status of 127 is no failed start."""
+    if spawn.fast is None:
+        return  # `Popen` waits
+    streams = [spawn.PIPE] * 3
+    for words, expected in ((["/no/program"], errno.ENOENT), (["/etc/passwd"], errno.EACCES)):
+        try:
+            pid, *fds = spawn.spawn(words, variables, b"A=1", None, *streams, waiting=False)
+        except OSError as error:
+            found: tuple[int | None, int] = error.errno or 0, FAILED
+        else:
+            found = taken(pid, *fds)
+        assert found == (expected, FAILED)
+    words = ["sh", "-c", "exit 127"]
+    pid, *fds = spawn.spawn(words, variables, b"A=1", None, *streams, waiting=False)
+    assert taken(pid, *fds) == (127 << 8, 0)
+
+
+def taken(pid: int, pidfd: int, stdin: int, stdout: int, stderr: int) -> tuple[int | None, int]:
+    """Take the exit of a child, and return it and whether its start has failed."""
+    os.close(stdin)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    status, out, err, state = collect.collect(pid, pidfd, stdout, stderr)
+    assert (out, err) == (b"", b"")
+    assert state & (ENDED[0] | ENDED[1]) == ENDED[0] | ENDED[1]
+    if not state & ALONE:
+        os.close(pidfd)
+    return status, state & FAILED
 
 
 @linux

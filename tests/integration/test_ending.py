@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.local import backend, spawn
+from parallel_exec.environments.local import backend
 from parallel_exec.errors import (
     CommandFailedError,
     CommandTimeoutError,
@@ -858,43 +858,51 @@ def test_sigkill_around_the_registration_leaves_nobody(
 
 
 @linux
-def test_sigkill_among_many_starts_leaves_nobody(nap: Nap, tmp_path: Path) -> None:
-    """Not those either that have not become their program yet, and have no group and no mark."""
+@pytest.mark.parametrize("confirmed", [True, False])
+def test_sigkill_in_the_middle_of_a_start_leaves_nobody(
+    nap: Nap, tmp_path: Path, confirmed: bool
+) -> None:
+    """What has not become its program yet has no group of its own, and no mark either."""
     code = f"""
-    from parallel_exec.environments.local.watchdog import Watchdog
-    px.run("true")
-    confirm, confirmed = Watchdog.confirm, []
-    def killed(self, slot, pid):
-        if len(confirmed) == 30:
-            os.kill(os.getpid(), signal.SIGKILL)
-        confirmed.append(pid)
-        confirm(self, slot, pid)
-        os.write(1, b"%d " % pid)
-    Watchdog.confirm = killed
-    px.all(["exec {nap}"] * 40, concurrency=None)
+    import subprocess
+    from parallel_exec.environments.local import watchdog
+    known = watchdog.get()
+    serial = next(known.serials)
+    slot = known.announce(serial, 1000)
+    mark = known.mark.decode() + str(serial)
+    if {confirmed}:
+        command = subprocess.Popen({str(nap).split()})
+        known.confirm(slot, command.pid)
+    else:
+        late = f"sleep 0.3; exec env {{mark}} {nap}"
+        command = subprocess.Popen(["sh", "-c", late], start_new_session=True)
+    print(command.pid)
+    time.sleep(1000)
     """
     with python(tmp_path, code) as script:
-        pids = [int(word) for word in script.rest().split()]
+        pid = int(script.line())
+        script.send(signal.SIGKILL)
         script.exit_code()
-        assert len(pids) == 30
-        for pid in pids:
-            eventually(lambda pid=pid: not alive(pid), f"the end of {pid}")  # type: ignore[misc]
-    nap.wait_for_none()
+        eventually(lambda: not alive(pid), f"the end of {pid}")
+    assert nap.sleepers() == []
 
 
-@pytest.mark.parametrize("way", ["extension", "popen"])
-def test_a_cancel_just_after_the_start(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TERM reaches a command that has not become its program yet; KILL is not waited for."""
-    if way == "popen":
-        monkeypatch.setattr(spawn, "fast", None)
-    for _ in range(100):
-        cancel = px.CancelToken()
-        future = px.submit(["sleep", "1000"], cancel=cancel, kill_after=1000)
-        while not any(process.pid for process in backend.host().processes.copy()):
-            pass
-        cancel.cancel()
-        with pytest.raises(TaskCancelledError):
-            future.result(PATIENCE_S)
+def test_what_has_no_group_yet_gets_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is told to end before it leads its group is not waited for until KILL."""
+
+    def refuse(group: int, number: int) -> None:
+        raise ProcessLookupError(group, number)
+
+    cancel = px.CancelToken()
+    future = px.submit(["sleep", "1000"], cancel=cancel, kill_after=1000)
+    while not any(process.pid for process in backend.host().processes.copy()):
+        pass
+    monkeypatch.setattr(os, "killpg", refuse)
+    cancel.cancel()
+    error = future.exception(PATIENCE_S)
+    assert isinstance(error, TaskCancelledError)
+    assert error.result is not None
+    assert error.result.signal == "SIGTERM"
 
 
 @linux

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import configparser
+import re
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,16 @@ def test_extension(wheel: zipfile.Path) -> None:
     folder = wheel / "parallel_exec" / "environments" / "local"
     built = [path.name for path in folder.iterdir() if path.name.endswith(".so")]
     assert built == (["_process.abi3.so"] if spawn.fast is not None else [])
+
+
+def test_extension_asks_nothing_that_differs_between_pythons() -> None:
+    """The sizes of `#` formats are of one type or another by the headers it was built with: what
+    Python 3.13 had built failed in 3.11 with the first command's output.
+    """
+    source = TREE / "parallel_exec" / "environments" / "local" / "_process.c"
+    formats = re.findall(r'"\([^"]*\)"|"[A-Za-z#]+", &', source.read_text(encoding="utf-8"))
+    assert formats
+    assert not [each for each in formats if "#" in each]
 
 
 def test_identity(metadata: Message) -> None:

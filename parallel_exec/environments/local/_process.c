@@ -15,7 +15,6 @@
  * others are on their way already, and where it has many descriptors: these are then not copied
  * for the child, which takes long and which would only close them.
  */
-#define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 
@@ -545,7 +544,8 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     state = read_both(fds, sizes);
     Py_END_ALLOW_THREADS
-    pieces = Py_BuildValue("(y#y#i)", buffers[0], sizes[0], buffers[1], sizes[1], state);
+    pieces = Py_BuildValue("(NNi)", PyBytes_FromStringAndSize(buffers[0], sizes[0]),
+                           PyBytes_FromStringAndSize(buffers[1], sizes[1]), state);
     return no_memory(pieces) ? Py_BuildValue("(yyi)", "", "", state | LOST) : pieces;
 }
 
@@ -581,7 +581,8 @@ static PyObject *collect(PyObject *Py_UNUSED(module), PyObject *args)
         status = error;
         state |= FAILED;
     }
-    remains = Py_BuildValue("(iy#y#i)", status, buffers[0], sizes[0], buffers[1], sizes[1], state);
+    remains = Py_BuildValue("(iNNi)", status, PyBytes_FromStringAndSize(buffers[0], sizes[0]),
+                            PyBytes_FromStringAndSize(buffers[1], sizes[1]), state);
     return no_memory(remains) ? Py_BuildValue("(iyyi)", status, "", "", state | LOST) : remains;
 }
 

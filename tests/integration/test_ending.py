@@ -887,6 +887,27 @@ def test_sigkill_in_the_middle_of_a_start_leaves_nobody(
     assert nap.sleepers() == []
 
 
+@linux
+def test_what_a_terminal_sends_reaches_no_command(tmp_path: Path) -> None:
+    """Not in the moment either in which a command is still in the program's own group."""
+    code = """
+    signal.signal(signal.SIGINT, lambda *_: None)
+    over = []
+    def send():
+        while not over:
+            os.killpg(0, signal.SIGINT)
+            time.sleep(0.002)
+    thread = threading.Thread(target=send)
+    thread.start()
+    outcomes = px.all_settled([["true"]] * 300, concurrency=4)
+    over.append(True)
+    thread.join()
+    print(len(outcomes.fulfilled))
+    """
+    with python(tmp_path, code) as script:
+        assert script.rest() == "300\n", script.errors()
+
+
 def test_what_has_no_group_yet_gets_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that is told to end before it leads its group is not waited for until KILL."""
 

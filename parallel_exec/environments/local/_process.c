@@ -11,9 +11,12 @@
  * calls, and those without touching `errno` (`call`). No signal reaches it before its handlers
  * are gone.
  *
- * The parent waits after all, as after vfork, where that cannot be had (`CONCURRENT`), where many
- * others are on their way already, and where it has many descriptors: these are then not copied
- * for the child, which takes long and which would only close them.
+ * Descriptors are not copied for it, which takes long where there are many, and would keep open
+ * for a moment what the parent closes meanwhile. They are shared until the child takes a table of
+ * its own with the three it needs; so the parent keeps its copies of these until then.
+ *
+ * The parent waits after all, as after vfork, where this cannot be had (`CONCURRENT`), and where
+ * many others are on their way already.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -34,9 +37,6 @@
 #ifndef CLOSE_RANGE_UNSHARE
 #define CLOSE_RANGE_UNSHARE 2
 #endif
-#ifndef CLOSE_RANGE_CLOEXEC
-#define CLOSE_RANGE_CLOEXEC 4
-#endif
 #ifndef SYS_pidfd_send_signal
 #define SYS_pidfd_send_signal 424
 #endif
@@ -48,7 +48,6 @@ enum {
     STREAMS = 3,
     PIPE = -1,  /* in place of a descriptor: one end of a new pipe */
     HIGH = 256, /* where the parent's ends are kept */
-    MANY = 512, /* a descriptor as high as this: there are too many to be copied for a child */
     AHEAD = 16, /* so many children may be on their way to their programs at once */
     STACK = 1 << 14,
     SIGNALS = 64,
@@ -60,7 +59,7 @@ enum {
     LOST = 8,        /* there was no memory for what was read */
     ALONE = 16,      /* in what `collect` says: nobody is left in the group, pidfd is closed */
     FAILED = 32,     /* it has not become its program; the status is an errno, and says why */
-    GROUP = 4, /* PIDFD_SIGNAL_PROCESS_GROUP */
+    GROUP = 4,       /* PIDFD_SIGNAL_PROCESS_GROUP */
 };
 
 typedef struct {
@@ -70,6 +69,8 @@ typedef struct {
     const char *cwd; /* or NULL */
     int streams[STREAMS]; /* what becomes the child's 0, 1 and 2 */
     int ends[STREAMS];    /* the parent's ends of those that are pipes; else -1 */
+    int theirs[STREAMS];  /* the others, until the child has them; else -1 */
+    volatile int apart;   /* whether the child has descriptors of its own */
     int pidfd;
     sigset_t mask;      /* the thread's */
     volatile int error; /* why the child did not become the program: an errno, or 0 */
@@ -132,12 +133,16 @@ static void reset_signals(const sigset_t *mask)
     Action action;
 
     for (int number = 1; number <= SIGNALS; number++) {
-        if (call(SYS_rt_sigaction, number, 0, (long)&action, SIGNAL_SET) < 0 ||
-            action.handler == SIG_DFL)
+        if (call(SYS_rt_sigaction, number, 0, (long)&action, SIGNAL_SET) < 0)
+            continue;
+        if (action.handler == SIG_DFL)
             continue;
         /* What this process ignores its children ignore, but for what Python ignores. */
         if (action.handler == SIG_IGN && number != SIGPIPE && number != SIGXFSZ)
             continue;
+        action = (Action){.handler = SIG_IGN};
+        if (number == SIGINT || number == SIGQUIT || number == SIGHUP) /* came for our group */
+            call(SYS_rt_sigaction, number, (long)&action, 0, SIGNAL_SET);
         action = (Action){0};
         call(SYS_rt_sigaction, number, (long)&action, 0, SIGNAL_SET);
     }
@@ -145,12 +150,14 @@ static void reset_signals(const sigset_t *mask)
 }
 
 /*
- * In the child: have descriptors of its own, of which `streams` are 0, 1 and 2, and everything
- * else is closed by the exec. If it shares the parent's, what is higher than these is not even
- * copied, and so they are kept low. Returns 0, or an error as a negative number.
+ * In the child: have descriptors of its own, of which `streams` become 0, 1 and 2. What is higher
+ * than these is not even copied, and so they are kept low; the rest is closed, at once, since
+ * somebody may wait for what the parent has closed meanwhile. Returns 0, or an error as a negative
+ * number.
  */
-static int place_streams(int *streams)
+static int place_streams(Plan *plan)
 {
+    int *streams = plan->streams;
     int above = STREAMS, error;
 
     for (int i = 0; i < STREAMS; i++)
@@ -158,6 +165,7 @@ static int place_streams(int *streams)
             above = streams[i] + 1;
     if ((error = (int)call(SYS_close_range, above, ~0U, CLOSE_RANGE_UNSHARE, 0)) < 0)
         return error;
+    plan->apart = 1;
     for (int i = 0; i < STREAMS; i++) {
         if (streams[i] < STREAMS && streams[i] != i) { /* it would be overwritten */
             streams[i] = (int)call(SYS_fcntl, streams[i], F_DUPFD_CLOEXEC, STREAMS, 0);
@@ -171,7 +179,7 @@ static int place_streams(int *streams)
         if (error < 0)
             return error;
     }
-    return (int)call(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_CLOEXEC, 0);
+    return (int)call(SYS_close_range, STREAMS, ~0U, 0, 0);
 }
 
 /* In the child. Returns only if it could not become any of the files: the error. */
@@ -180,7 +188,7 @@ static int become(Plan *plan)
     int error = 0, absence = ENOENT, result;
 
     call(SYS_setsid, 0, 0, 0, 0);
-    if ((result = place_streams(plan->streams)) < 0)
+    if ((result = place_streams(plan)) < 0)
         return -result;
     if (plan->cwd && (result = (int)call(SYS_chdir, (long)plan->cwd, 0, 0, 0)) < 0)
         return -result;
@@ -233,7 +241,7 @@ static pid_t run(int (*child)(void *), void *arg, Start *start, int flags)
     pid_t *in_memory = (pid_t *)&start->in_memory;
     pid_t pid;
 
-    flags |= CLONE_VM | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD;
+    flags |= CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD;
     start->in_memory = 1;
     pid = clone(child, start->stack + STACK, flags, arg, &start->plan.pidfd, NULL, in_memory);
     if (pid < 0)
@@ -252,11 +260,13 @@ static int raised(int fd)
     return higher;
 }
 
-static void close_all(const int *fds)
+static void close_all(int *fds)
 {
-    for (int i = 0; i < STREAMS; i++)
+    for (int i = 0; i < STREAMS; i++) {
         if (fds[i] >= 0)
             close(fds[i]);
+        fds[i] = -1;
+    }
 }
 
 static void wait_for(pid_t pid)
@@ -266,7 +276,7 @@ static void wait_for(pid_t pid)
 }
 
 /* Open the pipes; note the child's ends in `streams` and, to be closed later, in `theirs`. */
-static int open_pipes(Plan *plan, int *theirs)
+static int open_pipes(Plan *plan)
 {
     int ends[2];
 
@@ -275,7 +285,7 @@ static int open_pipes(Plan *plan, int *theirs)
             continue;
         if (pipe2(ends, O_CLOEXEC) < 0)
             return -1;
-        plan->streams[i] = theirs[i] = ends[i != 0];
+        plan->streams[i] = plan->theirs[i] = ends[i != 0];
         plan->ends[i] = raised(ends[i == 0]);
         fcntl(plan->ends[i], F_SETFL, O_NONBLOCK);
     }
@@ -286,22 +296,22 @@ static int open_pipes(Plan *plan, int *theirs)
 static void begin(Start *start, int waiting)
 {
     Plan *plan = &start->plan;
-    int theirs[STREAMS] = {-1, -1, -1};
     sigset_t all;
 
     start->pid = -1;
-    if (open_pipes(plan, theirs) < 0) {
+    if (open_pipes(plan) < 0) {
         plan->error = errno;
     } else {
         sigfillset(&all);
         pthread_sigmask(SIG_BLOCK, &all, &plan->mask);
-        start->pid = run(be_child, plan, start, waiting ? CLONE_VFORK | CLONE_FILES : 0);
+        start->pid = run(be_child, plan, start, waiting ? CLONE_VFORK : 0);
         if (start->pid < 0)
             plan->error = errno;
         leave_signals(&plan->mask);
         pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
     }
-    close_all(theirs);
+    if (plan->apart || !start->in_memory)
+        close_all(plan->theirs);
     if (start->pid >= 0)
         plan->pidfd = raised(plan->pidfd);
 }
@@ -311,6 +321,7 @@ static Start *starts; /* all there are */
 /* Take back a start whose child has become its program, or has failed and was collected. */
 static void give_back(Start *start)
 {
+    close_all(start->plan.theirs);
     free(start->plan.files);
     free(start->plan.argv);
     free(start->plan.envp);
@@ -319,38 +330,47 @@ static void give_back(Start *start)
     start->state = UNUSED;
 }
 
-/* Return a start that nobody has, or NULL with an exception; tell how many children are on their
- * way. */
-static Start *take(int *ahead)
+/*
+ * Give back of what children needed on their way whatever they need no more. Returns how many
+ * still are on it. In a forked child that is none of ours: they are the parent's.
+ */
+static int sweep(void)
 {
     static pid_t owner;
-    Start *unused = NULL;
-    int forked = owner != getpid();
+    int left = 0, forked = owner != getpid();
 
     owner = getpid();
-    *ahead = 0;
     for (Start *start = starts; start; start = start->next) {
-        if (forked && start->state != UNUSED) /* the child is the parent's */
-            give_back(start);
+        if (start->state == ON_ITS_WAY && (start->plan.apart || !start->in_memory))
+            close_all(start->plan.theirs);
         if (start->state == ON_ITS_WAY && !start->in_memory && !start->plan.error)
             give_back(start);
-        if (start->state == UNUSED)
-            unused = start;
-        else
-            ++*ahead;
+        if (start->state != UNUSED && forked)
+            give_back(start);
+        left += start->state != UNUSED;
     }
-    if (!unused) {
-        if (!(unused = calloc(1, sizeof *unused))) {
+    return left;
+}
+
+/* Return a start that nobody has, or NULL with an exception. */
+static Start *take(void)
+{
+    Start *start = starts;
+
+    while (start && start->state != UNUSED)
+        start = start->next;
+    if (!start) {
+        if (!(start = calloc(1, sizeof *start))) {
             PyErr_NoMemory();
             return NULL;
         }
-        unused->next = starts;
-        starts = unused;
+        start->next = starts;
+        starts = start;
     }
-    unused->state = BEGINNING;
-    unused->pid = -1;
-    unused->plan = (Plan){.ends = {-1, -1, -1}, .pidfd = -1};
-    return unused;
+    start->state = BEGINNING;
+    start->pid = -1;
+    start->plan = (Plan){.ends = {-1, -1, -1}, .theirs = {-1, -1, -1}, .pidfd = -1};
+    return start;
 }
 
 /* Return why a child that has exited had not become its program, or 0. */
@@ -433,7 +453,6 @@ static int prepare(Start *start, PyObject *files, PyObject *words, PyObject *env
  */
 static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static int latest; /* a descriptor that was given out: about how many there are */
     PyObject *files, *words, *envp, *cwd;
     int stdin_fd, stdout_fd, stderr_fd, waiting, ahead;
     Start *start;
@@ -443,7 +462,8 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
     if (!PyArg_ParseTuple(args, "OOOOiiip", &files, &words, &envp, &cwd, &stdin_fd, &stdout_fd,
                           &stderr_fd, &waiting))
         return NULL;
-    if (!(start = take(&ahead)))
+    ahead = sweep();
+    if (!(start = take()))
         return NULL;
     if (!prepare(start, files, words, envp, cwd)) {
         give_back(start);
@@ -452,7 +472,7 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
     start->plan.streams[0] = stdin_fd;
     start->plan.streams[1] = stdout_fd;
     start->plan.streams[2] = stderr_fd;
-    if (!CONCURRENT || ahead >= AHEAD || latest >= MANY)
+    if (!CONCURRENT || ahead >= AHEAD)
         waiting = 1;
     Py_BEGIN_ALLOW_THREADS
     begin(start, waiting);
@@ -475,7 +495,6 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
     } else {
         start->state = ON_ITS_WAY;
     }
-    latest = plan.pidfd;
     return Py_BuildValue("(liiii)", (long)pid, plan.pidfd, plan.ends[0], plan.ends[1],
                          plan.ends[2]);
 }
@@ -541,6 +560,7 @@ static PyObject *drain(PyObject *Py_UNUSED(module), PyObject *args)
 
     if (!PyArg_ParseTuple(args, "ii", &fds[0], &fds[1]))
         return NULL;
+    sweep(); /* or a pipe would not be at its end */
     Py_BEGIN_ALLOW_THREADS
     state = read_both(fds, sizes);
     Py_END_ALLOW_THREADS
@@ -563,6 +583,7 @@ static PyObject *collect(PyObject *Py_UNUSED(module), PyObject *args)
 
     if (!PyArg_ParseTuple(args, "iiii", &pid, &pidfd, &fds[0], &fds[1]))
         return NULL;
+    sweep(); /* or a pipe would not be at its end */
     Py_BEGIN_ALLOW_THREADS
     done = waitpid(pid, &status, WNOHANG);
     if (done < 0)
@@ -586,24 +607,43 @@ static PyObject *collect(PyObject *Py_UNUSED(module), PyObject *args)
     return no_memory(remains) ? Py_BuildValue("(iyyi)", status, "", "", state | LOST) : remains;
 }
 
+/*
+ * tidy(): give back what children needed on their way and do not any more; in a forked child,
+ * all of it. Returns whether descriptors of theirs are still open.
+ */
+static PyObject *tidy(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(args))
+{
+    int open = 0;
+
+    sweep();
+    for (Start *start = starts; start; start = start->next)
+        for (int i = 0; i < STREAMS; i++)
+            open |= start->state == ON_ITS_WAY && start->plan.theirs[i] >= 0;
+    return PyBool_FromLong(open);
+}
+
 static int be_probe(void *arg)
 {
-    if (call(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_UNSHARE, 0) == 0 &&
-        call(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_CLOEXEC, 0) == 0)
+    if (call(SYS_close_range, STREAMS, ~0U, CLOSE_RANGE_UNSHARE, 0) == 0)
         *(volatile int *)arg = 1;
     return (int)call(SYS_exit_group, 0, 0, 0, 0);
 }
 
 /*
- * Whether the system does what is needed here (Linux 5.11), and lets a child share its parent's
+ * Whether the system does what is needed here (Linux 5.9), and lets a child share its parent's
  * memory and says when it does no more, which emulators do not.
  */
 static int works(void)
 {
     static Start start;
     volatile int shared = 0;
-    pid_t pid = run(be_probe, (void *)&shared, &start, CONCURRENT ? 0 : CLONE_VFORK);
+    sigset_t all, before;
+    pid_t pid;
 
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
+    pid = run(be_probe, (void *)&shared, &start, CONCURRENT ? 0 : CLONE_VFORK);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (pid < 0)
         return 0;
     close(start.plan.pidfd);
@@ -614,6 +654,7 @@ static int works(void)
 static PyMethodDef methods[] = {
     {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own."},
     {"drain", drain, METH_VARARGS, "Read what is in two pipes now."},
+    {"tidy", tidy, METH_NOARGS, "Give back what children needed on their way."},
     {"collect", collect, METH_VARARGS, "Take the exit status of a child, and what it left."},
     {NULL, NULL, 0, NULL},
 };

@@ -14,7 +14,7 @@ from parallel_exec import reactor
 from parallel_exec.environments.base import Execution, Ticket
 from parallel_exec.environments.local import descendants, watchdog
 from parallel_exec.environments.local.process import Process
-from parallel_exec.environments.local.spawn import Variables
+from parallel_exec.environments.local.spawn import Variables, tidy
 from parallel_exec.environments.local.watchdog import MARK
 from parallel_exec.errors import ExecutorClosedError
 from parallel_exec.values.command import Command
@@ -77,7 +77,9 @@ class Host:
         return self._variables
 
     def young(self, process: Process) -> None:
-        """Have the output of `process` watched soon, if it still runs then."""
+        """Have the output of `process` watched soon, if it still runs then, and what was kept
+        for its start closed.
+        """
         if not self._young:
             self.reactor.call_at(process.started + YOUNG_S, self._grown)
         self._young.append(process)
@@ -91,7 +93,7 @@ class Host:
                 if process.live:
                     process.watch_output()
         finally:
-            if young:
+            if tidy() or young:
                 self.reactor.call_at(now + YOUNG_S, self._grown)  # not for each by itself
 
     def wait_for_room(self, process: Process) -> None:
@@ -162,6 +164,7 @@ class Host:
         """In a forked child: give back what belongs to the parent and is not watched, as the
         reactor gives back what is. Or a command would wait for the child's end, too.
         """
+        tidy()
         for fd in self.inputs:
             os.close(fd)
         for process in self.processes:

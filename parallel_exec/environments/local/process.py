@@ -21,7 +21,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -223,8 +224,7 @@ class Process:
             host.reactor.post(self._look_for_exit)
         if output.live:
             self.watch_output()
-        else:
-            host.young(self)
+        host.young(self)
         if feeder is not None:
             fd, self._input = self._input, -1
             os.set_blocking(fd, True)
@@ -286,6 +286,8 @@ class Process:
         kind: type[CommandStartError] = CommandNotFoundError
         if command.cwd is not None and not os.path.isdir(command.cwd):
             what = f"cwd {command.cwd!r} is not a directory"
+        elif command.cwd is not None and not os.access(command.cwd, os.X_OK):
+            what = f"cwd {command.cwd!r} cannot be entered: {error.strerror}"
         elif isinstance(error, FileNotFoundError | NotADirectoryError):
             name = "/bin/sh" if command.shell else str(command.words[0])
             what = f"command not found: {name}"
@@ -325,8 +327,9 @@ class Process:
 
     def _write(self, data: memoryview, sent: list[int]) -> None:
         try:
-            while sent[0] < len(data):
-                sent[0] += os.write(self._input, data[sent[0] : sent[0] + CHUNK])
+            with _sigpipe_held():
+                while sent[0] < len(data):
+                    sent[0] += os.write(self._input, data[sent[0] : sent[0] + CHUNK])
         except BlockingIOError:
             return
         except OSError:
@@ -724,12 +727,31 @@ class Process:
 SIGNALLED = 1000  # added to a status that is a signal's number
 
 
+@contextmanager
+def _sigpipe_held() -> Iterator[None]:
+    """Have a write to a pipe that nobody reads fail, and nothing else: where the program has
+    SIGPIPE at its default, as many do, it would end the program.
+    """
+    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
+    try:
+        yield
+    finally:
+        if signal.SIGPIPE not in before:
+            if signal.SIGPIPE in signal.sigpending():
+                signal.sigwait({signal.SIGPIPE})
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _write_all(fd: int, data: bytes) -> bool:
     """Write to a command; return False if it has stopped reading, which it may."""
     left = memoryview(data)
     try:
-        while left:
-            left = left[os.write(fd, left) :]
+        with _sigpipe_held():
+            while left:
+                left = left[os.write(fd, left) :]
     except BrokenPipeError:
         return False
     return True

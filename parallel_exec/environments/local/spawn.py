@@ -15,17 +15,25 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-__all__ = ["PIPE", "SCARCE", "Variables", "spawn"]
+__all__ = ["PIPE", "SCARCE", "Variables", "spawn", "tidy"]
 
 Started: TypeAlias = tuple[int, int, int, int, int]
 
 fast: Callable[..., Started] | None
+
+tidy: Callable[[], bool]
+"""Close what was kept open for programs on their way, if they need it no more; in a forked child,
+all of it. Returns whether some is left to be closed.
+"""
+
 try:
     from parallel_exec.environments.local import _process
 except ImportError:
     fast = None
+    tidy = bool  # `Popen` leaves nothing
 else:
     fast = _process.spawn
+    tidy = _process.tidy
 
 PIPE = subprocess.PIPE
 """In place of a descriptor: one end of a new pipe."""

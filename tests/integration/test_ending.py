@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.local import backend
+from parallel_exec.environments.local import backend, spawn
 from parallel_exec.errors import (
     CommandFailedError,
     CommandTimeoutError,
@@ -887,7 +887,7 @@ def test_sigkill_in_the_middle_of_a_start_leaves_nobody(
     assert nap.sleepers() == []
 
 
-@linux
+@pytest.mark.skipif(spawn.fast is None, reason="`Popen` keeps it: there is no extension here")
 def test_what_a_terminal_sends_reaches_no_command(tmp_path: Path) -> None:
     """Not in the moment either in which a command is still in the program's own group."""
     code = """

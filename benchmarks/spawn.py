@@ -1,7 +1,8 @@
 """How many commands a second, both streams captured: against C, threads and GNU parallel.
 
 The C program is the floor: the same pipes, the same new session, nothing else. The bare loop
-is the floor of Python: it starts commands as we do, and does nothing else than wait and reap.
+is the floor of Python that waits: it starts commands by the same call, waits until each has become
+its program, which we do not, and does nothing else than reap.
 These and we take the best of 1 to 8 in flight. GNU parallel's figure holds its own start, 0.1 s.
 """
 

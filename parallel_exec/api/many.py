@@ -53,7 +53,7 @@ DEFAULT_CONCURRENCY = 16
 BUFFER = 8  # tasks read before their turn, from an iterator
 READ_AHEAD = 1024  # tasks read before their turn, where they are at hand anyway
 
-COMMANDS = (str, list, tuple, Command)
+COMMANDS = (str, list, tuple, Command)  # what of tasks is a command
 
 T = TypeVar("T")
 TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any] | Given
@@ -234,7 +234,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
         if isinstance(item, Given):
             label, own_timeout, item = item.label, item.timeout, item.what
         if isinstance(item, COMMANDS):
-            command = item if isinstance(item, Command) else Command(item)
+            command = Command.of(item)
             if label is not None:
                 command = command.replace(label=label)
             if own_timeout is not None:

@@ -291,7 +291,7 @@ def starts_no_more_threads(error: RuntimeError) -> bool:
     return "shutdown" in str(error)
 
 
-_made: dict[str, Reactor] = {}
+_made: dict[str, Reactor] = {}  # one at most
 
 
 def get() -> Reactor:

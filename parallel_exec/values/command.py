@@ -126,9 +126,7 @@ class Command:
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
-        if type(args) is list:  # as nearly always
-            put(self, "args", tuple([_word("command", word) for word in args]))
-        elif isinstance(args, Command):
+        if isinstance(args, Command):
             self._take_over(args)
         elif isinstance(args, Script):
             put(self, "args", args.words)
@@ -136,16 +134,15 @@ class Command:
         elif isinstance(args, str):
             put(self, "args", (_word("command", args),))
             put(self, "shell", True)
-        elif isinstance(args, Sequence) and not isinstance(args, bytes):
+        elif isinstance(args, list) or (isinstance(args, Sequence) and not isinstance(args, bytes)):
             put(self, "args", tuple([_word("command", word) for word in args]))
         else:
             raise checks.refuse("command", args, "a string or a list of words")
         words = self.words
-        if not words or not reveal(words[0]).strip():
-            if len(words) < 2:
-                raise ConfigError("command must not be empty")
-            if not self.shell and not reveal(words[0]):
-                raise ConfigError("command must name a program, not ''")
+        if not words or (len(words) == 1 and not reveal(words[0]).strip()):
+            raise ConfigError("command must not be empty")
+        if not self.shell and not reveal(words[0]):
+            raise ConfigError("command must name a program, not ''")
         if self.env is not None:
             put(self, "env", _environment(self.env))
         if self.cwd is not None:
@@ -156,9 +153,9 @@ class Command:
             put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
         if self.max_output_bytes is not None:
             checks.count("max_output_bytes", self.max_output_bytes)
-        if self.check is not True and not isinstance(self.check, bool):
+        if not isinstance(self.check, bool):
             raise checks.refuse("check", self.check, "True or False")
-        if self.capture is not True and not isinstance(self.capture, bool):
+        if not isinstance(self.capture, bool):
             raise checks.refuse("capture", self.capture, "True or False")
         if self.on_stdout is not None and not callable(self.on_stdout):
             raise checks.refuse("on_stdout", self.on_stdout, "a function of one line")

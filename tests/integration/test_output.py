@@ -475,9 +475,8 @@ def test_an_input_that_somebody_else_has_closed_keeps_nobody_waiting(tmp_path: P
 
 
 @pytest.mark.parametrize("kind", ["bytes", "file"])
-@pytest.mark.parametrize("words", [["true"], ["/no/program"]], ids=["true", "missing"])
 def test_a_program_that_reads_no_input_does_not_end_one_with_sigpipe_at_its_default(
-    tmp_path: Path, kind: str, words: list[str]
+    tmp_path: Path, kind: str
 ) -> None:
     """As many programs of the command line have it: a write would end them."""
     given = "io.BytesIO(data)" if kind == "file" else "data"
@@ -485,8 +484,8 @@ def test_a_program_that_reads_no_input_does_not_end_one_with_sigpipe_at_its_defa
     import io
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     data = b"x" * 300000
-    for _ in range(30):
-        px.all_settled([px.Command({words!r}, input={given})])
+    for _ in range(3):
+        px.run("exec <&-; sleep 0.1", input={given})
     print("alive", signal.getsignal(signal.SIGPIPE) is signal.SIG_DFL)
     """
     with python(tmp_path, code) as script:

@@ -133,16 +133,16 @@ static void reset_signals(const sigset_t *mask)
     Action action;
 
     for (int number = 1; number <= SIGNALS; number++) {
-        if (call(SYS_rt_sigaction, number, 0, (long)&action, SIGNAL_SET) < 0)
-            continue;
-        if (action.handler == SIG_DFL)
+        if (call(SYS_rt_sigaction, number, 0, (long)&action, SIGNAL_SET) < 0 ||
+            action.handler == SIG_DFL)
             continue;
         /* What this process ignores its children ignore, but for what Python ignores. */
         if (action.handler == SIG_IGN && number != SIGPIPE && number != SIGXFSZ)
             continue;
-        action = (Action){.handler = SIG_IGN};
-        if (number == SIGINT || number == SIGQUIT || number == SIGHUP) /* came for our group */
+        if (number == SIGINT || number == SIGQUIT || number == SIGHUP) {
+            action = (Action){.handler = SIG_IGN}; /* drops what came for the parent's group */
             call(SYS_rt_sigaction, number, (long)&action, 0, SIGNAL_SET);
+        }
         action = (Action){0};
         call(SYS_rt_sigaction, number, (long)&action, 0, SIGNAL_SET);
     }

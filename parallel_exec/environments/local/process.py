@@ -664,7 +664,8 @@ class Process:
 
     def _give_back(self) -> None:
         """Read what there is, and close everything."""
-        self._drain(DRAIN)
+        if self._open():
+            self._drain(DRAIN)
         with self.host.starting:
             for fd in (self._stdout, self._stderr, self._input, self._pidfd):
                 if fd >= 0:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.integration.ssh import server
+from tests.integration.ssh.hostile import Honest, Hostile, Serve
 from tests.integration.ssh.server import Account, Server
 
 
@@ -90,3 +91,28 @@ def dropbear(_dropbear: Server) -> Iterator[Server]:
     """A Dropbear server."""
     yield _dropbear
     _dropbear.close()
+
+
+@pytest.fixture(scope="session")
+def _hostile_keys(base: Path) -> Path:
+    folder = base / "hostile"
+    folder.mkdir()
+    server.make_keys(folder)
+    return folder
+
+
+@pytest.fixture
+def hostile(_hostile_keys: Path) -> Iterator[Serve]:
+    """A function that starts a server with a behaviour, for this test."""
+    with ExitStack() as stack:
+        started: list[Hostile] = []
+
+        def serve(behaviour: Honest) -> Hostile:
+            made = Hostile(behaviour, _hostile_keys)
+            started.append(made)
+            stack.callback(made.close)
+            return made
+
+        yield serve
+    faults = [fault for each in started for fault in each.faults]
+    assert not faults, "\n".join(faults)

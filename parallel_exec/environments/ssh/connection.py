@@ -2,7 +2,6 @@
 
 - The socket is ours: TCP_NODELAY, and shut down before it is closed, so that the
   reading thread wakes at once and need not look ten times a second whether it shall end.
-- Packets are read from a buffer and written together where they go together.
 - AES-GCM comes first: it is twice as fast as AES-CTR with a MAC.
 - Windows are large enough for a fast line with a round trip of 50 ms.
 - The answer to a login is awaited with a deadline and not by polling, and the first key
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import io
 import logging
 import socket
 import struct
@@ -22,8 +20,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from parallel_exec.environments.ssh.border import auth_handler, common, packet, paramiko
+from parallel_exec.environments.ssh.border import auth_handler, common, paramiko
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
+from parallel_exec.environments.ssh.packets import BrokenError, Packetizer
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 
 __all__ = ["BrokenError", "Transport", "choose"]
@@ -32,13 +31,6 @@ Message = paramiko.Message
 
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
-LONGEST_PACKET = 1 << 20  # more is an attack, or no SSH
-MOST_ROOM = 512 << 10
-FIRST_ROOM = 4096
-LEAST_ROOM = 512  # what an idle connection waits with
-
-DATA = (common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA)
-
 STUCK_LOOK_S = 1.0  # how often a writer that can write nothing looks whether to give up
 A_MOMENT_S = 0.1  # from a channel's end to when it surely no longer counts there
 REFUSALS = 10  # in a row are no accident
@@ -58,191 +50,6 @@ MACS = (
     "hmac-sha2-512",
     "hmac-sha1",
 )
-
-
-class BrokenError(Exception):
-    """The connection is gone; `str` says why."""
-
-
-class _Packetizer(packet.Packetizer):  # type: ignore[misc]
-    """Reads through a buffer, writes together, and asks nobody for the time."""
-
-    # paramiko's own, under the names that Python makes of them.
-    _Packetizer__iv_in: bytes
-    _Packetizer__sequence_number_in: int
-
-    def __init__(self, sock: Any) -> None:
-        super().__init__(sock)
-        self._sock = sock
-        self._buffer = bytearray()  # what came and was not read: from _start to _end
-        self._start = self._end = 0
-        self._room = FIRST_ROOM
-        self._together: list[bytes] | None = None
-        self.heard_at = time.monotonic()
-        self.quiet: Callable[[], object] = lambda: None
-        self.before_waiting: Callable[[], object] = lambda: None
-        self.gives_up: Callable[[float], bool] = lambda seconds: False
-
-    def start_handshake(self, timeout: float) -> None:
-        """Start no timer thread: who waits for the handshake has a deadline."""
-
-    def complete_handshake(self) -> None:
-        pass
-
-    def close(self) -> None:
-        # Shut down, which wakes the thread that sits in recv; that thread closes. If it was
-        # done here, its number could go to another socket before that thread has woken up,
-        # and it would wait there.
-        self._Packetizer__closed = True
-        with contextlib.suppress(OSError, EOFError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def forget(self) -> None:
-        """Close without a word to the far side: a fork's parent still uses the line."""
-        self._Packetizer__closed = True
-        with contextlib.suppress(OSError):
-            self._sock.close()
-
-    def readline(self, timeout: float) -> str:
-        deadline = time.monotonic() + timeout
-        while True:
-            end = self._buffer.find(b"\n", self._start, self._end)
-            if end >= 0:
-                line = self._buffer[self._start : end]
-                self._start = end + 1
-                return line.rstrip(b"\r").decode("utf-8", "replace")
-            if self._end - self._start > 65536:
-                raise BrokenError("it talks, but not SSH")
-            if not self._receive(0) and time.monotonic() > deadline:
-                raise TimeoutError
-
-    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
-        self._wait_for(n, check_rekey)
-        start = self._start
-        self._start = start + n
-        return bytes(self._buffer[start : start + n])
-
-    def read_message(self) -> tuple[int, Any]:
-        """Read as paramiko does, but decrypt from where it was received: that saves copies."""
-        message: Any
-        if not self._Packetizer__aead_in:
-            kind, message = super().read_message()
-            return kind, message
-        self._wait_for(4, True)
-        size = int.from_bytes(self._buffer[self._start : self._start + 4], "big")
-        if size > LONGEST_PACKET:
-            raise paramiko.SSHException(f"a packet of {size} bytes")
-        whole = 4 + size + self._Packetizer__mac_size_in
-        self._wait_for(whole, False)
-        view = memoryview(self._buffer)[self._start : self._start + whole]
-        self._start += whole
-        iv = self._Packetizer__iv_in
-        plain = self._Packetizer__block_engine_in.decrypt(iv, view[4:], view[:4])
-        self._Packetizer__iv_in = self._inc_iv_counter(iv)
-        kind = plain[1]
-        if kind in DATA:  # what takes it knows its length: the padding may stay
-            message = Message()
-            message.packet = io.BytesIO(plain)
-            message.packet.seek(2)
-        else:
-            message = Message(plain[2 : size - plain[0]])
-        message.seqno = self._Packetizer__sequence_number_in
-        self._Packetizer__sequence_number_in = (message.seqno + 1) & common.xffffffff
-        self._Packetizer__received_packets += 1
-        self._Packetizer__received_bytes += whole
-        if (
-            self._Packetizer__received_bytes >= self.REKEY_BYTES
-            or self._Packetizer__received_packets >= self.REKEY_PACKETS
-        ):
-            if self._Packetizer__received_bytes >= 2 * self.REKEY_BYTES:
-                raise paramiko.SSHException("it was asked for new keys and gave none")
-            self._trigger_rekey()
-        return kind, message
-
-    def _wait_for(self, n: int, may_rekey: bool) -> None:
-        """Have `n` bytes in the buffer."""
-        while self._end - self._start < n:
-            if not self._receive(n):
-                if may_rekey and self._start == self._end and self.need_rekey():
-                    raise packet.NeedRekeyException
-                self.quiet()
-
-    def _receive(self, n: int) -> bool:
-        """Receive more, into a buffer for `n` bytes; False if nothing came for a while."""
-        self.before_waiting()
-        have = self._end - self._start
-        room = max(self._room, n, have + 1)
-        if len(self._buffer) < room or (len(self._buffer) > room and not have):
-            old, self._buffer = self._buffer, bytearray(room)
-            self._buffer[:have] = memoryview(old)[self._start : self._end]
-        elif self._start:
-            self._buffer[:have] = self._buffer[self._start : self._end]
-        self._start, self._end = 0, have
-        try:
-            size = self._sock.recv_into(memoryview(self._buffer)[have:])
-        except (TimeoutError, BlockingIOError):
-            if self.closed:
-                raise EOFError from None
-            self._room = LEAST_ROOM
-            if not have:
-                self._buffer = bytearray()
-            return False
-        except OSError:
-            if self.closed:
-                raise EOFError from None
-            raise
-        if not size:
-            raise EOFError
-        self._end += size
-        self.heard_at = time.monotonic()
-        # There is only much room where much comes: idle connections stay small.
-        if self._end == len(self._buffer):
-            self._room = min(MOST_ROOM, self._room * 4)
-        elif size < self._room // 8:
-            self._room = max(LEAST_ROOM, self._room // 2)
-        return True
-
-    def write_all(self, out: bytes) -> None:
-        if self._together is not None:
-            self._together.append(out)
-            return
-        view = memoryview(out)
-        stuck_since: float | None = None
-        while view:
-            try:
-                sent = self._sock.send(view)
-                stuck_since = None
-            except (TimeoutError, BlockingIOError):
-                sent = 0
-                now = time.monotonic()
-                stuck_since = now if stuck_since is None else stuck_since
-                if self.closed or self.gives_up(now - stuck_since):
-                    raise EOFError from None
-            except Exception as error:
-                raise EOFError(str(error)) from error
-            if sent == 0 and self.closed:
-                raise EOFError
-            view = view[sent:]
-
-    @contextlib.contextmanager
-    def together(self) -> Any:
-        """Write everything that is sent meanwhile at once, when it is over."""
-        with self._Packetizer__write_lock:
-            parts: list[bytes] = []
-            self._together = parts
-            try:
-                yield
-            finally:
-                self._together = None
-            self.write_all(b"".join(parts))
-
-    def free_to_write(self) -> bool:
-        """Return whether no other thread is in the middle of writing."""
-        lock = self._Packetizer__write_lock
-        if not lock.acquire(blocking=False):
-            return False
-        lock.release()
-        return True
 
 
 class _AuthHandler(auth_handler.AuthHandler):  # type: ignore[misc]
@@ -349,7 +156,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             sock,
             default_window_size=WINDOW,
             default_max_packet_size=PACKET,
-            packetizer_class=_Packetizer,
+            packetizer_class=Packetizer,
         )
         if isinstance(sock, socket.socket):
             _wait_at_most(sock, self._active_check_timeout)

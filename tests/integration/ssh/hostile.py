@@ -184,6 +184,9 @@ class Honest:
     def prepare(self, transport: Any) -> None:
         """Change paramiko's transport before it starts."""
 
+    def exchanged(self, transport: Any) -> None:
+        """Do something when keys have been exchanged, in the server's reading thread."""
+
     def login(self, method: str, user: str, given: Any) -> bool:
         """Return whether a key or a password is let in."""
         return True
@@ -320,7 +323,7 @@ class Hostile:
             if self.behaviour.raw(Line(sock, self.over)):
                 sock.close()
                 return
-            transport = _Transport(sock, self.over)
+            transport = _Transport(sock, self.over, self.behaviour)
             transport.local_version = self.behaviour.version
             transport.add_server_key(self._key)
             self.behaviour.prepare(transport)
@@ -352,10 +355,15 @@ class _Packetizer(packet.Packetizer):  # type: ignore[misc]
 class _Transport(paramiko.Transport):  # type: ignore[misc]
     """A server's side, quiet in the log."""
 
-    def __init__(self, sock: socket.socket, over: threading.Event) -> None:
+    def __init__(self, sock: socket.socket, over: threading.Event, behaviour: Honest) -> None:
         super().__init__(sock, packetizer_class=_Packetizer)
         self.packetizer.over = over
+        self.behaviour = behaviour
         self.daemon = True
+
+    def _parse_newkeys(self, m: Any) -> None:
+        paramiko.Transport._parse_newkeys(self, m)
+        self.behaviour.exchanged(self)
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, replace
@@ -10,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 
 from parallel_exec.errors import ConfigError
-from parallel_exec.values import checks
+from parallel_exec.values import checks, shell
 from parallel_exec.values.frozen import frozen
 from parallel_exec.values.secret import MASK, Secret, reveal
 
@@ -48,6 +49,8 @@ class Options(TypedDict, total=False):
     on_stderr: Callable[[str], object] | None
     encoding: str
 
+
+PLACEHOLDER = re.compile(r"\{\}")
 
 # The usual values; what is one of these objects needs no check.
 KILL_AFTER = 5.0
@@ -262,36 +265,51 @@ class Script:
 def sh(template: str, *values: object, **options: Any) -> Command:
     """Return a shell command with every value quoted: ``sh("grep {} {}", pattern, path)``.
 
-    Only a literal ``{}`` is replaced; every other brace is left to the shell.
+    Only a literal ``{}`` is replaced; every other brace is left to the shell. A ``{}`` may
+    stand bare, as a part of a word, or within single or double quotes.
 
     Args:
         template: The script, with ``{}`` where a value goes.
-        *values: str, `Secret`, path or number; each becomes exactly one word.
+        *values: str, bytes, `Secret`, path or number. Each becomes exactly one word, or a
+            part of the word that its ``{}`` is a part of.
         **options: The options of `Command`.
 
     Raises:
-        ConfigError: The number of values differs from the number of ``{}``.
+        ConfigError: The number of values differs from the number of ``{}``, or a ``{}``
+            stands where no quotes keep a value together: within backticks, ``$(...)``
+            inside double quotes, ``${...}``, ``$((...))``, ``$'...'``, a here-document or
+            a comment. Such a value goes by ``env=``, and ``"$NAME"`` takes its place.
     """
     if not isinstance(template, str):
         raise checks.refuse("template", template, "a string")
-    texts = template.split("{}")
-    if len(texts) - 1 != len(values):
+    _word("template", template)
+    places = list(shell.scan(template, PLACEHOLDER))
+    if len(places) != len(values):
+        were = "value was" if len(values) == 1 else "values were"
         raise ConfigError(
-            f"template must have one {{}} for each of the {len(values)} values,"
-            f" not {len(texts) - 1}: {template!r}"
+            f"the template has {len(places)} {{}} but {len(values)} {were} given: {template!r}"
         )
-    words: list[Word] = [_word("template", texts[0])]
-    for value, text in zip(values, texts[1:], strict=True):
-        words += [_quoted(value), text]
+    words: list[Word] = []
+    end = 0
+    for number, (place, value) in enumerate(zip(places, values, strict=True), 1):
+        if place.refused is not None:
+            raise ConfigError(
+                f"the template has its {{}} number {number} {place.refused}, where a value could"
+                " become code: hand the value over by env={'NAME': value} and write"
+                f' "$NAME" there: {template!r}'
+            )
+        words += [template[end : place.found.start()], _quoted(value, place.quotes)]
+        end = place.found.end()
+    words.append(template[end:])
     return Command(Script(tuple(word for word in words if word != "")), **_known(options))  # type: ignore[arg-type]
 
 
-def _quoted(value: object) -> Word:
+def _quoted(value: object, quotes: str) -> Word:
     if isinstance(value, Secret):
-        return Secret(shlex.quote(reveal(_word("value", value))))
+        return Secret(shell.put_in(reveal(_word("value", value)), quotes))
     if isinstance(value, int | float):
         value = str(value)
-    return shlex.quote(_word("value", value))  # type: ignore[arg-type]
+    return shell.put_in(_word("value", value), quotes)  # type: ignore[arg-type]
 
 
 def _known(options: dict[str, Any]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def test_no_refusal_shows_it() -> None:
 def test_no_log_line_shows_it(caplog: pytest.LogCaptureFixture) -> None:
     """Nothing that is logged at any level has it."""
     with caplog.at_level(logging.DEBUG, "parallel_exec"):
-        tasks = [*commands(), px.sh("exit 3 # {}", s), px.Command(["/no/such", s])]
+        tasks = [*commands(), px.sh(": {}; exit 3", s), px.Command(["/no/such", s])]
         px.all_settled(tasks, retry=px.Retry(2, wait=0, on=Exception))
         px.all_settled(tasks, timeout=30, concurrency=1, max_failures=0)
     assert "***" in caplog.text
@@ -121,7 +121,7 @@ def test_no_event_shows_it() -> None:
     """Events and outcomes that callbacks get have it masked."""
     seen: list[object] = []
     px.all_settled(
-        [*commands(), px.sh("exit 3 # {}", s)],
+        [*commands(), px.sh(": {}; exit 3", s)],
         on_event=seen.append,
         retry=px.Retry(2, wait=0, on=Exception),
     )
@@ -141,8 +141,8 @@ def test_no_note_or_cancel_shows_it(nap: Nap) -> None:
     (outcome,) = px.all_settled([command], deadline=0.5)
     hides(repr(outcome))
     with pytest.raises(px.errors.CommandFailedError) as caught:
-        px.all([px.sh("exit 3 # {}", s)])
-    assert caught.value.__notes__ == ["task 0: exit 3 # ***"]
+        px.all([px.sh(": {}; exit 3", s)])
+    assert caught.value.__notes__ == ["task 0: : ***; exit 3"]
 
 
 def test_secrets_join_and_pickle() -> None:

@@ -7,7 +7,7 @@ class                         raised when                                 did it
 `CommandStartError`           the system refused to start the command     no
 `HostError`                   a host could not be reached or trusted      no
 `NoWorkerError`               every worker of a balancer is down          no
-`ConnectionLostError`         the connection broke under the command      unknown
+`ConnectionLostError`         nobody knows how the command ended          unknown
 `CommandError`                the command ended, but not well             yes
 `TaskTimeoutError`            a task was over its time                    yes
 `TaskCancelledError`          a task was stopped                          yes
@@ -176,12 +176,15 @@ class NoWorkerError(HostError):
 
 
 class ConnectionLostError(ParallelExecError, ConnectionError):
-    """The connection broke while the command was running: its fate is unknown.
+    """It is unknown how a command ended, and whether it has: it may still run there.
 
-    If it still runs, it is ended when the host is next connected to.
+    The connection broke under it, or the host closed its channel without an exit status:
+    if it still runs, it is ended when the host is next connected to. Or it was over its
+    `timeout`, cancelled or over `max_output_bytes`, and the host did not say within
+    `kill_after` and 10 seconds that it has ended.
 
     Attributes:
-        result: What was received before the break, or None.
+        result: What was received until then, or None.
     """
 
     result: Result | None = None

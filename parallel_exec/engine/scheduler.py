@@ -27,7 +27,7 @@ from typing import Any, Literal
 from parallel_exec.engine.events import Event, TaskFinished, TaskRetrying, TaskStarted
 from parallel_exec.engine.retry import GiveUp, RetryAgain
 from parallel_exec.engine.task import Stoppable, Task
-from parallel_exec.errors import TaskCancelledError, TaskTimeoutError
+from parallel_exec.errors import ConnectionLostError, TaskCancelledError, TaskTimeoutError
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.rule import Verdict
@@ -76,9 +76,12 @@ def seen(task: Task, value: Any, error: BaseException | None) -> tuple[Any, Base
 
     What was asked to end and failed, failed because of that. A function that returned
     all the same after its timeout was over it; one that returned after a cancel was not
-    stopped by it. What a command was stopped by is known to its environment.
+    stopped by it. What a command was stopped by is known to its environment, and also that
+    nobody knows whether it has ended.
     """
     ending = task.ending
+    if task.work.is_command and isinstance(error, ConnectionLostError):
+        return value, error
     if ending == "timeout" and not isinstance(error, TaskTimeoutError):
         if error is None and task.work.is_command:
             return value, None
@@ -227,7 +230,7 @@ class Scheduler:
         """Settle `task`, or have it wait for its next try."""
         if error is not None:
             task.errors += (error,)
-        cancelled = isinstance(error, CancelledError)
+        cancelled = isinstance(error, CancelledError) or task.ending == "cancel"
         if isinstance(decision, RetryAgain) and self.stopping is None and not cancelled:
             self._wait(task, decision.delay_s, error)
             return

@@ -83,11 +83,13 @@ class Stop:
     Attributes:
         reason: "timeout" or "cancel" once it shall end, else None.
         killed: Whether `kill_after` shall no longer be waited for.
+        ended_at: When `reason` was set, in monotonic seconds; 0 before.
     """
 
     def __init__(self) -> None:
         self.reason: EndReason | None = None
         self.killed = False
+        self.ended_at = 0.0
         self._event = threading.Event()
         self._wake: Callable[[], object] = lambda: None
 
@@ -107,6 +109,7 @@ class Stop:
     def end(self, reason: EndReason) -> None:
         """See `Execution.end`."""
         if self.reason is None:
+            self.ended_at = time.monotonic()
             self.reason = reason
             self._event.set()
             self._wake()

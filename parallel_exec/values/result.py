@@ -35,12 +35,13 @@ class Result:
             status is known.
         signal: The name of the signal that ended it ("SIGTERM"), else None.
         stopped: Why it was stopped from here: "timeout", "cancel", "output" (too
-            much of it), "lost" (the connection broke); None if it ended by itself.
+            much of it), "lost" (its end is unknown: the connection broke, or it was to be
+            ended and the host did not say that it has); None if it ended by itself.
         started_at: When it started, in seconds since the epoch, as `time.time`.
         duration_s: Seconds from start to end.
         queued_s: Seconds it waited for its turn before that.
         attempts: How many tries it took, this one included.
-        cause: Why the connection broke, if it did and that is known.
+        cause: Why its end is unknown, if it is.
     """
 
     command: Command
@@ -125,10 +126,9 @@ class Result:
                 attempts=self.attempts,
             )
         if self.stopped == "lost":
-            because = f" ({self.cause})" if self.cause is not None else ""
+            because = self.cause or "the connection was lost"
             return ConnectionLostError(
-                f"the connection was lost {where} under {self.command}{because};"
-                " its end is unknown",
+                f"the end of {self.command} {where} is unknown: {because}; it may still run there",
                 result=self,
                 environment=self.environment,
                 attempts=self.attempts,

@@ -28,6 +28,8 @@ from parallel_exec.values.transfer import Transfer
 
 __all__ = ["Jump", "SSHBackend"]
 
+TO_END_S = 30.0  # for what runs to end when it is closed, beside `kill_after`
+
 Paths = str | os.PathLike[str]
 Word = str | Secret
 
@@ -146,7 +148,7 @@ class SSHBackend(BlockingBackend):
         self._lock = threading.Lock()
         self._pool: HostPool | None = None
         self._release: weakref.finalize[Any, Any] | None = None
-        self._running: set[Stop] = set()
+        self._running: dict[Stop, float] = {}  # what runs: seconds that it may take to end
         self._none_left: threading.Event | None = None  # set when nothing runs, if closing
         self._closed = False
         _all.add(self)
@@ -177,11 +179,12 @@ class SSHBackend(BlockingBackend):
         """See `BlockingBackend.starting`: from now on `close` ends it and waits for it."""
         with self._lock:
             if not self._closed:
-                self._running.add(stop)
+                self._running[stop] = TO_END_S
 
     def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
         """See `BlockingBackend.execute`."""
-        pool = self._enter(stop)
+        # Its ending takes `kill_after` at most, then its last callback as long again.
+        pool = self._enter(stop, TO_END_S + 2 * command.kill_after)
         try:
             return Running(command, ticket, stop, pool, self._how).run()
         finally:
@@ -248,25 +251,30 @@ class SSHBackend(BlockingBackend):
         _wait_for_starts()
         with self._lock:
             self._closed = True
-            running = list(self._running)
+            running = dict(self._running)
             if running and self._none_left is None:
                 self._none_left = threading.Event()
             none_left = self._none_left
         for stop in running:
             stop.end("cancel")
         if none_left is not None:
-            none_left.wait(60.0)
+            none_left.wait(max(running.values(), default=TO_END_S))
         with self._lock:
             release = self._release
         if release is not None:
             release()
 
-    def _enter(self, stop: Stop) -> HostPool:
-        """Return the pool of connections; `stop` is noted as running."""
+    def _enter(self, stop: Stop, to_end: float = TO_END_S) -> HostPool:
+        """Return the pool of connections; `stop` is noted as running.
+
+        Args:
+            stop: What ends it.
+            to_end: Seconds that its end may take.
+        """
         with self._lock:
             if self._closed and stop not in self._running:
                 raise ExecutorClosedError(f"{self._name} has been closed")
-            self._running.add(stop)
+            self._running[stop] = to_end
             if self._pool is None:
                 self._pool = borrow(self._settings)
                 # Also when it is dropped without `close`: whoever still shares them stays.
@@ -276,7 +284,7 @@ class SSHBackend(BlockingBackend):
 
     def _leave(self, stop: Stop) -> None:
         with self._lock:
-            self._running.discard(stop)
+            self._running.pop(stop, None)
             if self._none_left is not None and not self._running:
                 self._none_left.set()
 
@@ -315,7 +323,7 @@ def _after_fork_in_child() -> None:
     """The parent's commands are not this process's to end."""
     for backend in list(_all):
         backend._lock = threading.Lock()
-        backend._running = set()
+        backend._running = {}
         backend._none_left = None
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import logging
+import math
 import os
 import random
 import re
@@ -320,21 +321,10 @@ class HostPool:
         lease: Lease | None = None
         try:
             lease = self.lease()
-            while lease is not None:
-                with self._lock:
-                    if not self._jobs:
-                        self._clearing = None  # who comes now starts another
-                        break
-                    job = self._jobs[0]
-                job(lease.transport)
-                with self._lock:
-                    self._jobs.remove(job)
-        except (HostError, ExecutorClosedError, BrokenError, RefusedError, TimeoutError) as error:
+            while lease is not None and (job := self._next_job()) is not None:
+                self._do_job(job, lease.transport)
+        except Exception as error:  # the jobs wait until somebody needs a connection
             log.debug("%s cannot be cleared of what was left there: %s", self.name, error)
-        except Exception as error:  # it could do nothing there: another time neither
-            log.warning("%s may still run what a broken connection left: %s", self.name, error)
-            with self._lock:
-                self._jobs.remove(job)
         finally:
             if lease is not None:
                 lease.give_back()
@@ -342,13 +332,40 @@ class HostPool:
                 if self._clearing is threading.current_thread():
                     self._clearing = None
 
-    def extra(self) -> Connection:
+    def _next_job(self) -> Callable[[Transport], object] | None:
+        """Take a job for the clearing thread; None if there is none, and the thread ends."""
+        with self._lock:
+            if self._jobs:
+                return self._jobs.pop(0)
+            self._clearing = None  # who comes now starts another
+            return None
+
+    def _do_job(self, job: Callable[[Transport], object], transport: Transport) -> None:
+        """Do a job.
+
+        Raises:
+            Exception: The connection broke under it: it is left for the next one.
+        """
+        try:
+            job(transport)
+        except Exception as error:
+            if not transport.active:
+                with self._lock:
+                    self._jobs.append(job)
+                raise
+            # The host could be told, and will say nothing else another time.
+            log.warning("%s may still run what a broken connection left: %s", self.name, error)
+
+    def extra(self, within: float) -> Connection:
         """Return a connection outside of the pool, for the caller to end.
 
         For what must not wait for a place: ending a command when there is no other
         channel to do it by.
+
+        Args:
+            within: Seconds that it may take, if `connect_timeout` is not less.
         """
-        connection = self._establish()
+        connection = self._establish(within)
         connection.used = 1  # until it is ended: silence does not mean that it is idle
         return connection
 
@@ -450,19 +467,27 @@ class HostPool:
             waiter.answer = mine
             waiter.event.set()
 
-    def _establish(self) -> Connection:
+    def _establish(self, within: float = math.inf) -> Connection:
+        """Connect, and try again where the host refuses handshakes.
+
+        Args:
+            within: Seconds that it may take, the wait for a turn included.
+        """
         settings = self.settings
         if self.config is None:
             self.config = resolve(settings.destination, settings.config)
         config = self.config
+        began = time.monotonic()
         timeout = settings.connect_timeout or config.connect_timeout or CONNECT_TIMEOUT_S
-        deadline = time.monotonic() + timeout
+        timeout = min(timeout, within)
+        deadline = began + timeout
         pause = 0.05
         for attempt in range(1, TRIES + 1):
             if self._closed:
                 break
             try:
-                return self._handshake(config, timeout)
+                left = within - (time.monotonic() - began)
+                return self._handshake(config, max(0.001, min(timeout, left)), left)
             except _AgainError as again:
                 waited = pause * random.uniform(0.5, 1.5)
                 if attempt == TRIES or time.monotonic() + waited > deadline + again.queued:
@@ -476,8 +501,13 @@ class HostPool:
                 pause = min(1.0, pause * 2)
         raise self._closed_error()
 
-    def _handshake(self, config: HostConfig, timeout: float) -> Connection:
+    def _handshake(self, config: HostConfig, timeout: float, within: float) -> Connection:
         """Connect, verify and log in, once.
+
+        Args:
+            config: What is configured for the host.
+            timeout: Seconds for the handshake, once it has its turn.
+            within: Seconds for both.
 
         Raises:
             _AgainError: The server closed before its key was seen: MaxStartups, most likely.
@@ -488,10 +518,11 @@ class HostPool:
         try:
             gate = gate_of(route.endpoint())
             asked = time.monotonic()
-            entry = gate.enter(timeout=max(60.0, 20 * timeout))
+            entry = gate.enter(timeout=min(within, max(60.0, 20 * timeout)))
             if entry is None:
                 raise ConnectTimeoutError(f"{self.name}: too many handshakes wait for this server")
             queued = time.monotonic() - asked
+            timeout = max(0.001, min(timeout, within - queued))
             refused = False
             try:
                 return self._log_in(route, config, timeout)

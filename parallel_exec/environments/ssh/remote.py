@@ -200,6 +200,9 @@ class Head:
 # Ending what was started. The processes are those of the sessions, of their groups, and
 # the descendants of either, as the process table shows them: found before TERM, when
 # they still have their parents, and remembered. The dead that nobody has reaped do not count.
+# Where `ps` cannot be read, which shows in that it does not list the script itself, the
+# groups are killed and nothing is said to be done. What the login shell's start-up files
+# left running beside the script is ended with it: it would hold the channel.
 _END = r"""
 L=" %(leaders)s "
 P=" "
@@ -208,36 +211,41 @@ ps -A -o pid= -o ppid= -o pgid= -o sess= -o stat= 2>/dev/null | awk -v l="$L" -v
 function led(q) { return index(l, " " q " ") > 0 }
 { pid[NR]=$1; up[$1]=$2; dead[$1]=($5 ~ /^Z/)
 if (led($1) || led($3) || led($4) || index(p, " " $1 " ")) ours[$1]=1 }
-END { do { more=0; for (i=1; i<=NR; i++) { q=pid[i]
+END { if (!(me in up)) exit 3
+do { more=0; for (i=1; i<=NR; i++) { q=pid[i]
 if (!(q in ours) && (up[q] in ours)) { ours[q]=1; more=1 } } } while (more)
 for (q in ours) if (led(q) && !dead[q]) printf "%%s ", q
 for (q in ours) if (!led(q) && q!=me && q>1 && !dead[q]) printf "%%s ", q }'
 }
+look() { P=" $(find)" || blind; }
+blind() { %(blind)s
+echo "this host has no ps and awk that show its processes" >&2; leave 3; }
 hit() { kill -$1 $P 2>/dev/null; }
-P=" $(find)"
+leave() { trap '' TERM; kill -TERM -$$ 2>/dev/null; exit $1; }
+look
 %(sure)s
 %(term)s
 hit KILL
 i=0
-while P=" $(find)"; test -n "${P# }"; do
+while look; test -n "${P# }"; do
 hit KILL
-i=$((i+1)); test $i -gt 100 && exit 1
+i=$((i+1)); test $i -gt 100 && leave 1
 sleep 0.02 2>/dev/null || sleep 1
 done
-exit 0
+leave 0
 """
 _SURE = r"""
 ours=
 for p in $P; do
 if grep -qs %(nonce)s /proc/$p/environ /proc/$p/cmdline; then ours=1; fi
 done
-test "$ours" || exit 0
+test "$ours" || leave 0
 """
 _TERM = r"""
 hit TERM
 hit CONT
 i=0
-while P=" $(find)"; test -n "${P# }"; do
+while look; test -n "${P# }"; do
 i=$((i+1)); test $i -gt %(steps)d && break
 if test $i -le 10; then sleep 0.02 2>/dev/null || sleep 1
 elif test $i -le 18; then sleep 0.1 2>/dev/null || sleep 1
@@ -250,6 +258,8 @@ def end_script(
     leaders: Sequence[int], *, kill_after: float | None, nonce: str | None = None
 ) -> str:
     """Return a script that ends a command: exit status 0 once nothing of it is left.
+
+    1 stands for what KILL does not end, 3 for a process table that cannot be read.
 
     Args:
         leaders: The processes that lead the command's sessions (with sudo, two).
@@ -266,4 +276,7 @@ def end_script(
         slow = max(kill_after - 1.0, 0.0) / 0.25
         term = _TERM % {"steps": math.ceil(quick + middle + slow - 1e-9)}
     sure = "" if nonce is None else _SURE % {"nonce": nonce}
-    return _END % {"leaders": " ".join(map(str, leaders)), "sure": sure, "term": term}
+    # Numbers that may be others' by now are not killed unseen.
+    blind = "" if nonce is not None else 'for l in $L; do kill -KILL "-$l" 2>/dev/null; done'
+    numbers = " ".join(map(str, leaders))
+    return _END % {"leaders": numbers, "sure": sure, "term": term, "blind": blind}

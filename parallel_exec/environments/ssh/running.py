@@ -7,7 +7,6 @@ the channel's condition `changed`.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
@@ -15,17 +14,18 @@ import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Self
 
-from parallel_exec import reactor
 from parallel_exec.environments.base import Stop, Ticket
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
 from parallel_exec.environments.ssh import remote
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError
 from parallel_exec.environments.ssh.connection import BrokenError, Transport
-from parallel_exec.environments.ssh.pool import Connection, HostPool, Lease
+from parallel_exec.environments.ssh.ending import Ending, Sessions
+from parallel_exec.environments.ssh.pool import HostPool, Lease
 from parallel_exec.errors import (
     CommandNotFoundError,
     ConnectError,
@@ -43,6 +43,7 @@ log = logging.getLogger("parallel_exec")
 
 CHUNK = 256 * 1024  # bytes of input that are read from a file at once
 SUDO_TRIES = 1  # a second question means that the answer was wrong
+SHELL_S = 5.0  # for a login shell to begin, where the command is to be ended already
 STALE_TRIES = 4  # connections that turn out to be dead before anything ran
 
 # What starts something in the background, in a shell; `&&`, `>&` and `&>` do not.
@@ -72,16 +73,29 @@ class How:
 
 
 class Running:
-    """Runs one command once. `run` blocks until it has ended, or has been ended."""
+    """Runs one command once. `run` blocks until it has ended, or has been ended.
+
+    Args:
+        ends: Whether it is ended on the far side when it is stopped. The script of an
+            ending is not: it is left, and so endings end.
+    """
 
     def __init__(
-        self, command: Command, ticket: Ticket, stop: Stop, pool: HostPool, how: How
+        self,
+        command: Command,
+        ticket: Ticket,
+        stop: Stop,
+        pool: HostPool,
+        how: How,
+        *,
+        ends: bool = True,
     ) -> None:
         self._command = command
         self._ticket = ticket
         self._stop = stop
         self._pool = pool
         self._how = how
+        self._ends = ends
         self._nonce = remote.new_nonce()
         self._sudo = how.sudo is not None
         self._output = Output(command, self._poke)
@@ -103,9 +117,8 @@ class Running:
         self._input: _Input | None = None
         self._gates: list[Callable[[], bool]] = []
         self._why: Stopped | None = None
-        self._ending: list[threading.Thread] = []
-        self._endings_left = 0  # how many of them are at it
-        self._ending_lock = threading.Lock()  # guards that number
+        self._stopped_at = 0.0
+        self._ending: Ending | None = None
 
     # The life of a command
 
@@ -136,8 +149,8 @@ class Running:
                 return self._never_ran()
             assert places.lease is not None
             result = self._on(places.lease.transport)
-        if result.stopped == "lost" and self._leaders:
-            self._pool.afterwards(self._end_what_is_left)
+        if result.stopped == "lost" and self._leaders and not self._told_to_end():
+            self._pool.afterwards(self._sessions().end_what_is_left)
         return result
 
     def _on(self, transport: Transport) -> Result:
@@ -313,7 +326,7 @@ class Running:
                         break
                     if channel.status is not None or channel.signal is not None:
                         linger = linger or time.monotonic() + self._command.kill_after
-                    until = min(linger or 1e18, give_up or 1e18)
+                    until = min(linger or 1e18, give_up or self._ends_by())
                     pause = until - time.monotonic() if until < 1e18 else None
                     if pause is not None and pause <= 0:
                         break
@@ -338,30 +351,54 @@ class Running:
                 sendable = self._sendable(channel, source)
             if sendable:
                 source.sent(channel.send_some(source.peek(), final=source.last))
-            if self._stop.reason is not None and self._why is None:
-                self._why = self._stop.reason
-            if self._over and self._why is None:
-                self._why = "output"
-            if source.error is not None and self._why is None:
-                self._why = "cancel"  # `run` raises what happened instead
             now = time.monotonic()
+            if self._why is None:
+                self._why = self._why_stop(source)
+                self._stopped_at = self._stop.ended_at or now
             if self._why is not None:
-                if not self._ending and (self._leaders or not self._may_lead_yet(now)):
-                    self._end_far(None if self._stop.killed else self._command.kill_after)
-                elif self._stop.killed and len(self._ending) == 1:
-                    self._end_far(None)
-                if self._ending and not self._endings_left:
+                if not self._ends:
+                    return
+                if self._ending is None and self._leaders:
+                    self._begin_end(
+                        None if self._stop.killed else self._command.kill_after, self._stopped_at
+                    )
+                if self._ending is not None and self._stop.killed:
+                    self._ending.hurry()
+                if now >= self._ends_by() or (self._ending is not None and self._ending.over):
                     # Nothing is left there, or nothing more can be done; what holds the
                     # pipes now has left the session. Take what is under way.
                     give_up = give_up or now + 0.25
             if linger is not None and now >= linger and self._why is None:
-                self._end_far(None)
+                self._begin_end(None, now)
                 break
             if give_up is not None and now >= give_up:
                 break
-        if not self._ending and self._leaves_children(channel):
-            self._end_far(self._command.kill_after)
-        self._wait_for_endings(channel)
+        if self._ending is None and self._leaves_children(channel):
+            self._begin_end(self._command.kill_after, time.monotonic())
+        self._wait_for_ending(channel)
+
+    def _why_stop(self, source: _Input) -> Stopped | None:
+        """Return why the command is to be ended, if it is."""
+        if self._stop.reason is not None:
+            return self._stop.reason
+        if self._over:
+            return "output"
+        if source.error is not None:
+            return "cancel"  # `run` raises what happened instead
+        return None
+
+    def _ends_by(self) -> float:
+        """Return until when a stopped command is waited for, in monotonic seconds.
+
+        One whose login shell has said nothing yet cannot be ended: the shell gets some
+        time to begin.
+        """
+        if self._why is None:
+            return 1e18
+        if self._ending is not None:
+            return self._ending.until
+        patience = max(SHELL_S, 0.0 if self._stop.killed else self._command.kill_after)
+        return max(self._began + patience, self._stopped_at)
 
     def _leaves_children(self, channel: CommandChannel) -> bool:
         """Return whether a command that has ended by itself may have left some behind.
@@ -374,34 +411,35 @@ class Running:
         words = map(reveal, self._command.words)
         return ended and any(_BACKGROUND.search(word) for word in words)
 
-    def _wait_for_endings(self, channel: CommandChannel) -> None:
-        while self._endings_left:
-            if self._stop.killed and len(self._ending) == 1:
-                self._end_far(None)
+    def _wait_for_ending(self, channel: CommandChannel) -> None:
+        ending = self._ending
+        if ending is None:
+            return
+        while not ending.over:
+            if self._stop.killed:
+                ending.hurry()
             with channel.changed:
-                while not channel.poked:
-                    channel.changed.wait()
+                if not channel.poked:
+                    channel.changed.wait(max(0.0, ending.until - time.monotonic()))
                 channel.poked = False
-        for thread in self._ending:
-            thread.join()
+        ending.leave()
+        if not ending.done:
+            log.warning(
+                "%s: %s may still be running: %s",
+                self._how.name,
+                self._command,
+                ending.error or "the host did not say that it has ended",
+            )
 
     def _finished(self, channel: CommandChannel) -> bool:
         """Return whether nothing more is to be expected of the channel."""
         if channel.ended_by_peer or channel.closed or channel.request_refused:
             return True
-        return channel.ended and (channel.status is not None or channel.signal is not None)
+        known = channel.status is not None or channel.signal is not None
+        return known and (channel.ended or not self._ends)
 
     def _sendable(self, channel: CommandChannel, source: _Input) -> bool:
         return channel.out_window_size > 0 and not channel.eof_sent and source.ready()
-
-    def _may_lead_yet(self, now: float) -> bool:
-        """Return whether a login shell that has not started yet may still do so."""
-        if now - self._began < max(5.0, self._command.kill_after):
-            timer = threading.Timer(0.2, self._poke)
-            timer.daemon = True
-            timer.start()
-            return True
-        return False
 
     def _answer_sudo(self, question: int) -> bool:
         """Answer sudo's question; return False if the last answer was wrong."""
@@ -416,82 +454,36 @@ class Running:
 
     # Ending it on the far side
 
-    def _end_far(self, kill_after: float | None) -> None:
-        """Begin to end the command's processes, in a thread of its own."""
-        thread = threading.Thread(
-            target=self._end_processes,
-            args=(kill_after,),
-            name=f"parallel_exec end {self._how.name}",
-            daemon=True,
+    def _begin_end(self, kill_after: float | None, since: float) -> None:
+        """Begin to end the command's processes."""
+        if not (self._ends and self._leaders):
+            return
+        assert self._transport is not None
+        self._ending = Ending(
+            self._how.name, self._sessions(), self._transport, self._pool, self._poke
         )
-        self._ending.append(thread)
-        with self._ending_lock:
-            self._endings_left += 1
-        while True:
-            try:
-                return thread.start()
-            except RuntimeError as error:
-                if reactor.starts_no_more_threads(error):
-                    return thread.run()
-                time.sleep(0.05)  # out of threads: this must not be left undone
+        self._ending.begin(kill_after, since)
 
-    def _end_processes(self, kill_after: float | None) -> None:
-        try:
-            if not self._leaders:
-                return
-            script = remote.end_script(self._leaders, kill_after=kill_after)
-            assert self._transport is not None
-            try:
-                self._run_end(script, kill_after, self._transport)
-                return
-            except (RefusedError, BrokenError, TimeoutError):
-                pass  # no channel to spare there: over a connection made for it
-            extra: Connection = self._pool.extra()
-            try:
-                self._run_end(script, kill_after, extra.transport)
-            finally:
-                extra.transport.end()
-                extra.release_ground()
-        except Exception as error:
-            log.warning("%s: %s may still be running: %s", self._how.name, self._command, error)
-            self._pool.afterwards(self._end_what_is_left)
-        finally:
-            with self._ending_lock:
-                self._endings_left -= 1
-            self._poke()
-
-    def _end_what_is_left(self, transport: Transport) -> None:
-        """End the command after its connection has broken, over another one."""
-        kill_after = self._command.kill_after
-        script = remote.end_script(self._leaders, kill_after=kill_after, nonce=self._nonce)
-        self._run_end(script, kill_after, transport)
-
-    def _run_end(self, script: str, kill_after: float | None, transport: Transport) -> None:
-        """Run a script that ends the command.
-
-        Raises:
-            RefusedError, BrokenError, TimeoutError: There was no channel for it.
-            Exception: It could not do so.
-        """
-        how = How(
-            self._how.name,
-            sudo=self._how.sudo,
-            sudo_password=self._how.sudo_password,
-            timeout=self._how.timeout,
+    def _sessions(self) -> Sessions:
+        """Return what has to be known to end it, without what it has printed."""
+        return Sessions(
+            tuple(self._leaders),
+            self._nonce,
+            self._command.kill_after,
+            partial(_run_script, self._how, self._pool),
         )
-        stop = Stop()
-        limit = threading.Timer((kill_after or 0.0) + 20.0, stop.end, ["timeout"])
-        limit.daemon = True
-        with contextlib.suppress(RuntimeError):  # no thread to spare
-            limit.start()
-        try:
-            command = Command(script, check=False, label="end")
-            result = Running(command, self._ticket, stop, self._pool, how).run(transport)
-        finally:
-            limit.cancel()
-        if result.stopped == "lost":
-            raise BrokenError(result.cause or "the connection broke")
-        result.check()
+
+    def _told_to_end(self) -> bool:
+        """Return whether an ending has reached the host, whatever came of it."""
+        return self._ending is not None and not self._ending.unreached
+
+    def _may_run_still(self, channel: CommandChannel) -> bool:
+        """Return whether nobody knows that a stopped command has ended."""
+        if self._ending is not None:
+            return not self._ending.done
+        # It has not been ended: it had ended before, or it never came to say who leads it.
+        known = channel.status is not None or channel.signal is not None
+        return not known and not channel.request_refused
 
     # The result
 
@@ -512,14 +504,46 @@ class Running:
         delivered.wait(None if self._why is None else self._command.kill_after)
         if self._input is not None and self._input.error is not None:
             raise self._input.error
-        why = self._why
-        if why is None and self._over:
+        why, cause = self._why, None
+        if why is not None and self._ends and self._may_run_still(channel):
+            why, cause = "lost", self._why_not_known(why)
+        elif why is None and self._over:
             why = "output"  # it had ended by itself before it could be ended for that
-        if why is None and status is None and signal is None:
-            why = "lost"
-        return self._result(why, status, f"SIG{signal}" if signal is not None else None)
+        elif why is None and status is None and signal is None:
+            why, cause = "lost", self._why_lost()
+        name = f"SIG{signal}" if signal is not None else None
+        return self._result(why, status, name, cause)
 
-    def _result(self, why: Stopped | None, status: int | None, signal: str | None) -> Result:
+    def _why_lost(self) -> str:
+        """Return why no exit status came."""
+        assert self._transport is not None
+        if self._transport.active:
+            return "the host closed its channel without an exit status"
+        return f"the connection was lost ({self._transport.reason()})"
+
+    def _why_not_known(self, why: Stopped) -> str:
+        """Return why it is not known whether a stopped command has ended."""
+        assert self._transport is not None
+        limit = self._command.timeout
+        told = {
+            "timeout": "was over its timeout" + (f" of {limit:g} s" if limit is not None else ""),
+            "output": f"printed more than {self._command.max_output_bytes} bytes",
+        }.get(why, "was cancelled")
+        if not self._transport.active:
+            lost = f"then the connection was lost ({self._transport.reason()})"
+        elif not self._leaders:
+            lost = "the host never said that it had begun"
+        else:
+            lost = "the host did not say that it has ended"
+        return f"it {told}, and {lost}"
+
+    def _result(
+        self,
+        why: Stopped | None,
+        status: int | None,
+        signal: str | None,
+        cause: str | None = None,
+    ) -> Result:
         stdout, stderr = self._output.kept()
         return Result(
             command=self._command,
@@ -533,7 +557,7 @@ class Running:
             duration_s=time.monotonic() - self._began,
             queued_s=self._ticket.queued_s,
             attempts=self._ticket.attempts,
-            cause=self._transport.reason() if why == "lost" and self._transport else None,
+            cause=cause,
         )
 
     def _say_why_not(self, channel: CommandChannel) -> None:
@@ -585,6 +609,31 @@ class Running:
 
 def _nobody() -> None:
     """Nobody is left to wake."""
+
+
+class _NoTicket:
+    """Nobody waits in the engine for the script of an ending."""
+
+    queued_s = 0.0
+    attempts = 1
+
+    def settled(self, ending: Result | BaseException) -> None:
+        pass
+
+    def strained(self, error: BaseException) -> None:
+        pass
+
+
+def _run_script(
+    how: How, pool: HostPool, script: str, transport: Transport, stop: Stop, opening: float
+) -> None:
+    """Run the script of an ending; see `ending.RunScript`."""
+    how = replace(how, pty=False, timeout=min(opening, how.timeout))
+    command = Command(script, check=False, label="end")
+    result = Running(command, _NoTicket(), stop, pool, how, ends=False).run(transport)
+    if result.stopped == "lost":
+        raise BrokenError(result.cause or "the connection broke")
+    result.check()
 
 
 class _Places:

@@ -7,7 +7,7 @@ ENVIRONMENT = $(PYTHON) tools/environment.py
 in = python=$$($(ENVIRONMENT) $(1))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format types docs bench wheel-test coverage clean
+.PHONY: help demo test test-all lint format types docs bench wheel-test coverage clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -15,8 +15,11 @@ help: ## this list
 demo: ## run many real commands at once on this machine, one failure among them
 	@$(call in) && "$$python" demo/main.py
 
-test: ## the whole test suite on every installed Python (ONLY=3.12, ARGS="-k name")
+test: ## the whole test suite on the newest Python found (ONLY=3.12, ARGS="-k name")
 	@$(PYTHON) tools/test.py $(if $(ONLY),--python $(ONLY)) $(ARGS)
+
+test-all: ## the same on every Python found, the oldest with the oldest dependencies
+	@$(PYTHON) tools/test.py --all $(ARGS)
 
 lint: ## style, format, import layers, changelog fragments
 	@$(call in,lint) && set -e && \

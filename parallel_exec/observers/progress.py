@@ -330,6 +330,9 @@ def _bar_class(notebook: bool) -> Any:
     class Bar(base):  # type: ignore[misc]
         monitor_interval = 0  # no thread: it would draw what no event has changed
         tally: Tally | None = None
+        # Older tqdm sets these after the first drawing. If that drawing fails, `close` reads
+        # them: a bar that was never drawn.
+        last_print_t, start_t = -1.0, 0.0
 
         @property
         def format_dict(self) -> MutableMapping[str, Any]:

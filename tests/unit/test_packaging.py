@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.message import Message
@@ -25,18 +26,29 @@ TREE = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
-    """The wheel, built from a copy of the tree: what is left of earlier builds stays out."""
-    place = tmp_path_factory.mktemp("wheel")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the sdist and the wheel, built from a copy of the tree: what is left of
+    earlier builds stays out.
+    """
+    place = tmp_path_factory.mktemp("built")
     made = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "_build")
     shutil.copytree(TREE, place / "tree", ignore=made)
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", place, "tree"],
+        [
+            *(sys.executable, "-m", "build", "--sdist", "--wheel", "--no-isolation"),
+            *("--outdir", place, "tree"),
+        ],
         cwd=place,
         check=True,
         capture_output=True,
     )
-    (path,) = place.glob("*.whl")
+    return place
+
+
+@pytest.fixture(scope="module")
+def wheel(built: Path) -> zipfile.Path:
+    """The wheel."""
+    (path,) = built.glob("*.whl")
     return zipfile.Path(path)
 
 
@@ -87,7 +99,7 @@ def test_pythons(metadata: Message) -> None:
     """Python 3.11 and newer; the versions that the tests run on are named."""
     assert metadata["Requires-Python"] == ">=3.11"
     classifiers = metadata.get_all("Classifier", [])
-    for version in ("3.11", "3.12", "3.13"):
+    for version in ("3.11", "3.12", "3.13", "3.14", "3.15"):
         assert f"Programming Language :: Python :: {version}" in classifiers
     assert "Typing :: Typed" in classifiers
 
@@ -95,13 +107,37 @@ def test_pythons(metadata: Message) -> None:
 def test_dependencies(metadata: Message) -> None:
     """Three at run time and nothing else; the notebook's widgets are an extra."""
     required = metadata.get_all("Requires-Dist", [])
-    assert sorted(each for each in required if ";" not in each) == [
-        "paramiko>=3.5",
-        "tenacity",
-        "tqdm",
-    ]
+    names = {re.split("[<>=!;]", each)[0].strip(): ";" in each for each in required}
+    assert names == {"paramiko": False, "tenacity": False, "tqdm": False, "ipywidgets": True}
     assert metadata.get_all("Provides-Extra") == ["notebook"]
-    assert [each.split(";")[0].strip() for each in required if ";" in each] == ["ipywidgets"]
+
+
+def test_every_dependency_has_a_lower_bound_that_is_tested(metadata: Message) -> None:
+    """The environment with the lowest dependencies has exactly the bounds of the metadata."""
+    required = metadata.get_all("Requires-Dist", [])
+    bounds = {each: re.search(r">=([0-9.]+)", each) for each in required}
+    assert all(bounds.values()), bounds
+    sys.path.insert(0, str(TREE / "tools"))
+    try:
+        import environment
+    finally:
+        sys.path.pop(0)
+    pins = {line for line in environment.lowest() if line}
+    assert pins == {
+        f"{re.split('[<>=]', each)[0]}=={bound[1]}" for each, bound in bounds.items() if bound
+    }
+
+
+def test_private_names_of_paramiko_have_an_upper_bound(metadata: Message) -> None:
+    """The next major release may take away what is used of it."""
+    (paramiko,) = (
+        each for each in metadata.get_all("Requires-Dist", []) if each.startswith("paramiko")
+    )
+    upper = re.search(r"<(\d+)", paramiko)
+    assert upper is not None
+    from importlib.metadata import version
+
+    assert int(version("paramiko").split(".")[0]) < int(upper[1])
 
 
 def test_contents(wheel: zipfile.Path) -> None:
@@ -112,6 +148,23 @@ def test_contents(wheel: zipfile.Path) -> None:
     assert "parallel_exec/py.typed" in names
     sources = {str(path.relative_to(TREE)) for path in (TREE / "parallel_exec").rglob("*.py")}
     assert sources <= names
+
+
+def test_sdist_has_the_tests_and_the_docs(built: Path) -> None:
+    """Who builds a package from the sdist can run the suite and make the documentation."""
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"Makefile", "pyproject.toml", "CHANGELOG.md", "LICENSE"}
+    for folder in ("tests", "docs", "tools", "benchmarks", "changelog.d", "parallel_exec"):
+        wanted |= {
+            str(file.relative_to(TREE))
+            for file in (TREE / folder).rglob("*")
+            if file.is_file()
+            and file.suffix in (".py", ".pyi", ".md", ".c", ".svg", ".txt")
+            and "_build" not in file.parts
+        }
+    assert wanted <= names, sorted(wanted - names)
 
 
 def test_every_key_of_setup_cfg_is_known() -> None:

@@ -1,4 +1,4 @@
-"""Every error of the library: one tree, sorted by "may the command have run?".
+r"""Every error of the library: one tree, sorted by "may the command have run?".
 
 ============================  ==========================================  ===============
 class                         raised when                                 did it run?
@@ -19,6 +19,11 @@ class                         raised when                                 did it
 ============================  ==========================================  ===============
 
 All of them survive `pickle`, so they cross process boundaries unharmed.
+
+A message says first what happened, then to what, then what was said about it. It is one
+line: what others have said stands in it escaped (control characters as ``\x1b``, a line feed
+as ``\n``) and cut, a command or a label at 200 characters, the last words of a command or a
+host at 300, the whole at 4,000. `result` has the output itself, as it came.
 """
 
 from __future__ import annotations
@@ -27,6 +32,8 @@ import concurrent.futures
 import queue
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
+
+from parallel_exec import text
 
 if TYPE_CHECKING:
     from parallel_exec.values.outcome import Outcome
@@ -84,7 +91,7 @@ class ParallelExecError(Exception):
     def __init__(
         self, message: str, *, environment: str | None = None, attempts: int | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(text.plain(message, text.MESSAGE))
         if environment is not None:
             self.environment = environment
         if attempts is not None:
@@ -295,7 +302,7 @@ class RunFailedError(ParallelExecError, ExceptionGroup[Exception]):
     outcomes: tuple[Outcome[Any], ...] = ()
 
     def __new__(cls, message: str, errors: Sequence[Exception], **_: Any) -> Self:
-        return super().__new__(cls, message, errors)
+        return super().__new__(cls, text.plain(message, text.MESSAGE), errors)
 
     def __init__(
         self,
@@ -304,7 +311,7 @@ class RunFailedError(ParallelExecError, ExceptionGroup[Exception]):
         *,
         outcomes: Sequence[Outcome[Any]] = (),
     ) -> None:
-        ExceptionGroup.__init__(self, message, errors)
+        ExceptionGroup.__init__(self, text.plain(message, text.MESSAGE), errors)
         self.outcomes = tuple(outcomes)
 
     def derive(self, errors: Sequence[Exception]) -> RunFailedError:  # type: ignore[override]

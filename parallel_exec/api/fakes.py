@@ -203,4 +203,7 @@ class _FakeExecution:
         )
 
     def _bytes(self, text: str | bytes) -> bytes:
-        return text.encode(self._command.encoding) if isinstance(text, str) else text
+        if isinstance(text, bytes):
+            return text
+        # What cannot be encoded must not cost the answer.
+        return text.encode(self._command.encoding, "backslashreplace")

@@ -48,6 +48,7 @@ from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
 from parallel_exec.reactor.mailbox import Mailbox
+from parallel_exec.text import plain
 from parallel_exec.values.result import Result
 
 __all__ = ["Run"]
@@ -463,7 +464,7 @@ class Run:
 
     def strained(self, task: Task, error: BaseException) -> None:
         """An environment reports that a command has to wait for room."""
-        log.debug("%s waits for room: %s", task.label(), error)
+        log.debug("%s waits for room: %s", plain(task.label()), plain(error))
         if isinstance(error, OSError | RuntimeError) and not isinstance(error, HostError):
             for part in task.parts:
                 part.strained(task)
@@ -658,7 +659,7 @@ class Run:
             task.execution.end(reason)
         elif task in self._starved:  # it has no thread yet, and needs none any more
             self._starved.remove(task)
-            error = TaskCancelledError(f"{task.label()} was cancelled before it started")
+            error = TaskCancelledError(f"was cancelled before it started: {plain(task.label())}")
             self.ended(task, None, error)
 
     def _begin(self, task: Task) -> None:
@@ -711,7 +712,9 @@ class Run:
             self._workers.discard(worker)
             if reactor.starts_no_more_threads(error) and not self._background:
                 # The interpreter exits: there will be no thread any more.
-                refusal = ExecutorClosedError(f"{task.label()} did not start: {error}")
+                refusal = ExecutorClosedError(
+                    f"did not start ({plain(error)}): {plain(task.label())}"
+                )
                 self.clock.post(self.ended, task, None, refusal)
                 return
             self._starved.append(task)
@@ -800,14 +803,18 @@ class Run:
     def _call(self, task: Task) -> tuple[Any, BaseException | None]:
         future = task.future
         if future is not None and task.attempt == 1 and not future.set_running_or_notify_cancel():
-            return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
+            return None, TaskCancelledError(
+                f"was cancelled before it started: {plain(task.label())}"
+            )
         if self._initialize is not None and self.failure is not None:
             return None, _broken()
         if self._prepares or task.work.timeout is not None:
             self._begin(task)
         task.execution = task
         if task.ending is not None:
-            return None, TaskCancelledError(f"{task.label()} was cancelled before it started")
+            return None, TaskCancelledError(
+                f"was cancelled before it started: {plain(task.label())}"
+            )
         try:
             return (task.context or self.context).copy().run(_called, task), None
         except BaseException as error:

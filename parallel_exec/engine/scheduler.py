@@ -31,6 +31,7 @@ from parallel_exec.errors import ConnectionLostError, TaskCancelledError, TaskTi
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.rule import Verdict
+from parallel_exec.text import plain
 from parallel_exec.values.outcome import Status
 
 __all__ = [
@@ -85,11 +86,13 @@ def seen(task: Task, value: Any, error: BaseException | None) -> tuple[Any, Base
     if ending == "timeout" and not isinstance(error, TaskTimeoutError):
         if error is None and task.work.is_command:
             return value, None
-        over = TaskTimeoutError(f"{task.label()} was over its timeout", attempts=task.attempt)
+        over = TaskTimeoutError(
+            f"was over its timeout: {plain(task.label())}", attempts=task.attempt
+        )
         over.__cause__ = error
         return None, over
     if ending == "cancel" and error is not None and not isinstance(error, TaskCancelledError):
-        stopped = TaskCancelledError(f"{task.label()} was cancelled", attempts=task.attempt)
+        stopped = TaskCancelledError(f"was cancelled: {plain(task.label())}", attempts=task.attempt)
         stopped.__cause__ = error
         return None, stopped
     return value, error
@@ -98,7 +101,7 @@ def seen(task: Task, value: Any, error: BaseException | None) -> tuple[Any, Base
 def _because(reason: Reason, culprit: Task) -> TaskCancelledError:
     """Return the error of a task that was skipped because of another."""
     ended = "failed" if reason == "failed" else "came first"
-    return TaskCancelledError(f"skipped: task {culprit.index} ({culprit.label()}) {ended}")
+    return TaskCancelledError(f"skipped: task {culprit.index} {ended}: {plain(culprit.label())}")
 
 
 class Scheduler:
@@ -264,7 +267,7 @@ class Scheduler:
         """A try that was asked to end has not: it is left behind with its place."""
         if task.attempt != attempt or task.state != "ending":
             return
-        message = f"{task.label()} could not be ended and still runs"
+        message = f"could not be ended and still runs: {plain(task.label())}"
         error: TaskTimeoutError | TaskCancelledError
         if task.ending == "timeout":
             error = TaskTimeoutError(message)

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from parallel_exec import reactor
 from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
 
@@ -172,7 +173,7 @@ class BlockingBackend(ABC):
             loop = reactor.get()
             if reactor.starts_no_more_threads(error):
                 refusal = ExecutorClosedError(
-                    f"{command} did not start: {error}", environment=self.name
+                    f"did not start ({plain(error)}): {plain(command)}", environment=self.name
                 )
                 loop.post(ticket.settled, refusal)
                 return

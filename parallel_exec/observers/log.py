@@ -12,7 +12,9 @@ a try is made again    WARNING
 A failure is the caller's to handle, from the outcome or the error, so it is no warning
 here; that something had to be tried again is seen nowhere else.
 
-Secrets do not come here: events carry labels, and those are masked.
+Secrets do not come here: events carry labels, and those are masked. Labels and errors are
+cut at 200 and 4,000 characters, and every record of this logger is one line, in which what
+cannot be printed is escaped (`parallel_exec.text`): nobody's words can forge another.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from parallel_exec.engine.events import (
     TaskRetrying,
     TaskStarted,
 )
+from parallel_exec.text import MESSAGE, plain
 
 __all__ = ["listen", "wanted", "wanted_each"]
 
@@ -35,6 +38,18 @@ logger = logging.getLogger("parallel_exec")
 # warnings on standard error. A reload must not add a second.
 if not any(isinstance(handler, logging.NullHandler) for handler in logger.handlers):
     logger.addHandler(logging.NullHandler())
+
+
+def one_line(record: logging.LogRecord) -> bool:
+    """Escape what a record says, and cut it; a traceback beside it stays as it is."""
+    record.msg, record.args = plain(record.getMessage(), MESSAGE), None
+    return True
+
+
+# Names, paths and the words of others get into records all over the library: here is the
+# one place that they all come by. A reload must not add a second.
+if not any(getattr(each, "__name__", "") == one_line.__name__ for each in logger.filters):
+    logger.addFilter(one_line)
 
 LEVELS: dict[type[Event], int] = {
     RunStarted: logging.INFO,
@@ -66,7 +81,7 @@ def listen(event: Event) -> None:
         return
     if isinstance(event, TaskStarted):
         again = f" (try {event.attempt})" if event.attempt > 1 else ""
-        logger.debug("task %d started%s: %s", event.index, again, event.label)
+        logger.debug("task %d started%s: %s", event.index, again, plain(event.label))
     elif isinstance(event, TaskFinished):
         outcome = event.outcome
         logger.debug(
@@ -74,7 +89,7 @@ def listen(event: Event) -> None:
             outcome.index,
             outcome.status,
             outcome.duration_s,
-            outcome.label,
+            plain(outcome.label),
             _because(outcome.reason),
         )
     elif isinstance(event, TaskRetrying):
@@ -83,18 +98,18 @@ def listen(event: Event) -> None:
             event.index,
             event.attempt,
             event.delay_s,
-            event.label,
+            plain(event.label),
             _because(event.error),
         )
     elif isinstance(event, RunStarted):
         total = "" if event.total is None else f" of {event.total} tasks"
-        logger.info("%s started a run%s", event.label, total)
+        logger.info("%s started a run%s", plain(event.label), total)
     else:
         logger.info("the run ended after %.3g s%s", event.duration_s, _because(event.error))
 
 
 def _because(error: BaseException | None) -> str:
-    return "" if error is None else f" ({type(error).__name__}: {error})"
+    return "" if error is None else f" ({type(error).__name__}: {plain(error, MESSAGE)})"
 
 
 def _has_handler() -> bool:

@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from parallel_exec.engine.events import Event, RunFinished, RunStarted, TaskFinished, TaskRetrying
+from parallel_exec.text import plain
 from parallel_exec.values import checks
 from parallel_exec.values.outcome import Outcome
 
@@ -279,7 +280,7 @@ class VisualProgress(Progress):
         if enabled and stream is not None:
             self._bar = _bar_class(notebook)(
                 total=tally.total,
-                desc=(label if self._label is None else self._label) or None,
+                desc=plain(label if self._label is None else self._label) or None,
                 file=stream,
                 unit="task",
                 leave=None,  # if it is the outermost

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from datetime import timedelta
 
 from parallel_exec.errors import ConfigError
+from parallel_exec.text import plain
 
 __all__ = ["count", "number", "seconds", "sequence_of_tasks"]
 
@@ -22,7 +23,7 @@ def shown(value: object) -> str:
         text = repr(value)
     except Exception:
         return f"<{type(value).__name__}>"
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return plain(text)
 
 
 def count(name: str, value: object, *, minimum: int = 1) -> int:

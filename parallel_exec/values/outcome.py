@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from parallel_exec.errors import RunFailedError
+from parallel_exec.text import plain
 from parallel_exec.values.frozen import frozen
 
 __all__ = ["Outcome", "Outcomes", "Status", "name_task", "run_failed"]
@@ -145,7 +146,7 @@ class Outcomes(Sequence[Outcome[T_co]]):
 
 def name_task(error: BaseException, index: int, label: str, attempts: int) -> None:
     """Add the note to `error` that names its task, once."""
-    note = f"task {index}: {label}" + (f" ({attempts} attempts)" if attempts > 1 else "")
+    note = f"task {index}: {plain(label)}" + (f" ({attempts} attempts)" if attempts > 1 else "")
     if note not in getattr(error, "__notes__", ()):
         error.add_note(note)
 
@@ -163,12 +164,12 @@ def run_failed(outcomes: Sequence[Outcome[Any]], *, of: int | None = None) -> Ru
     for outcome in failed:
         error = outcome.reason
         if not isinstance(error, Exception):
-            error = RuntimeError(f"{type(error).__name__}: {error}")
+            error = RuntimeError(f"{type(error).__name__}: {plain(error)}")
             error.__cause__ = outcome.reason
         name_task(error, outcome.index, outcome.label, outcome.attempts)
         errors.append(error)
     shown = "; ".join(
-        f"task {outcome.index} ({outcome.label}): {type(outcome.reason).__name__}"
+        f"task {outcome.index} ({plain(outcome.label)}): {type(outcome.reason).__name__}"
         for outcome in rejected[:3]
     )
     more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""

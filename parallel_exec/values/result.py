@@ -14,12 +14,15 @@ from parallel_exec.errors import (
     ParallelExecError,
     TaskCancelledError,
 )
+from parallel_exec.text import SAID, plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.frozen import frozen
 
 __all__ = ["Result", "Stopped", "lines_of"]
 
 Stopped = Literal["timeout", "cancel", "output", "lost"]
+
+LOOKED_AT = 16384  # bytes of the output's end in which its last line is looked for
 
 
 @frozen
@@ -105,37 +108,38 @@ class Result:
         Args:
             check: Whether an exit status or a signal counts.
         """
-        where = f"on {self.environment}"
+        where = f"on {plain(self.environment)}"
+        command = plain(self.command)
         if self.stopped == "timeout":
             limit = self.command.timeout
             after = f"{limit:g} s" if limit is not None else f"{self.duration_s:.3g} s"
             return CommandTimeoutError(
-                f"{self.command} timed out {where} after {after}{self._tail()}", result=self
+                f"timed out {where} after {after}: {command}{self._tail()}", result=self
             )
         if self.stopped == "output":
             return OutputLimitError(
-                f"{self.command} printed more than {self.command.max_output_bytes} bytes {where}"
-                " and was ended",
+                f"printed more than {self.command.max_output_bytes} bytes {where} and was"
+                f" ended: {command}",
                 result=self,
             )
         if self.stopped == "cancel":
             return TaskCancelledError(
-                f"{self.command} was cancelled {where} after {self.duration_s:.3g} s",
+                f"was cancelled {where} after {self.duration_s:.3g} s: {command}",
                 result=self,
                 environment=self.environment,
                 attempts=self.attempts,
             )
         if self.stopped == "lost":
-            because = self.cause or "the connection was lost"
+            because = plain(self.cause or "the connection was lost", SAID)
             return ConnectionLostError(
-                f"the end of {self.command} {where} is unknown: {because}; it may still run there",
+                f"the end is not known {where}: {because}; it may still run there: {command}",
                 result=self,
                 environment=self.environment,
                 attempts=self.attempts,
             )
         if check and not self.ok:
             return CommandFailedError(
-                f"{self.command} {self._ending()} {where}{self._tail()}", result=self
+                f"{self._ending()} {where}: {command}{self._tail()}", result=self
             )
         return None
 
@@ -147,9 +151,17 @@ class Result:
         return f"exited with {self.exit_code}"
 
     def _tail(self) -> str:
-        """Return the last line of stderr, for the message."""
-        lines = self.stderr[-1000:].decode(self.command.encoding, "replace").strip().splitlines()
-        return f": {lines[-1][-200:]}" if lines else ""
+        """Return the last line that it printed, for the message: of stderr, or of stdout where
+        stderr is empty, since some tools say there why they failed.
+        """
+        for printed in (self.stderr, self.stdout):
+            # Enough for the last line; a character of no encoding is cut in the middle.
+            begin = max(len(printed) - LOOKED_AT, 0) & ~3
+            text = printed[begin:].decode(self.command.encoding, "replace")
+            lines = text.strip().splitlines()
+            if lines:
+                return f": {plain(lines[-1], SAID, end=True)}"
+        return ""
 
 
 def lines_of(text: str) -> list[str]:

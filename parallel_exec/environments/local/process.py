@@ -48,6 +48,7 @@ from parallel_exec.errors import (
     TaskCancelledError,
 )
 from parallel_exec.reactor.poller import READ, WRITE
+from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
 from parallel_exec.values.secret import Secret, reveal
@@ -160,7 +161,7 @@ class Process:
         """Spawn it. It reports later, whatever happens here."""
         if self._reason is not None:
             return self.refuse(
-                TaskCancelledError(f"{self.command} was cancelled before it started")
+                TaskCancelledError(f"was cancelled before it started: {plain(self.command)}")
             )
         try:
             with self.host.starting:
@@ -170,7 +171,9 @@ class Process:
         except ExecutorClosedError as error:
             self.refuse(error)
         except Exception as error:
-            refusal = CommandStartError(f"{self.command} cannot be started: {error}")
+            refusal = CommandStartError(
+                f"cannot be started ({plain(error)}): {plain(self.command)}"
+            )
             refusal.__cause__ = error if not self.command.has_secrets() else None
             self.refuse(refusal)
 
@@ -289,10 +292,13 @@ class Process:
         elif command.cwd is not None and not os.access(command.cwd, os.X_OK):
             what = f"cwd {command.cwd!r} cannot be entered: {error.strerror}"
         elif isinstance(error, FileNotFoundError | NotADirectoryError):
-            name = "/bin/sh" if command.shell else str(command.words[0])
+            name = "/bin/sh" if command.shell else plain(command.words[0])
             what = f"command not found: {name}"
         else:
-            what, kind = f"{command} cannot be started: {error.strerror}", CommandStartError
+            what, kind = (
+                f"cannot be started ({error.strerror}): {plain(command)}",
+                CommandStartError,
+            )
         refusal = kind(what, errno=error.errno, environment=self.backend.name)
         refusal.__cause__ = error if not command.has_secrets() else None
         return refusal
@@ -320,7 +326,7 @@ class Process:
             thread.start()
         except RuntimeError as error:
             if reactor.starts_no_more_threads(error):
-                what = f"no thread to read the input of {self.command}: {error}"
+                what = f"no thread to read the input ({plain(error)}) of {plain(self.command)}"
                 raise ExecutorClosedError(what, environment=self.backend.name) from None
             raise OSError(errno.EAGAIN, str(error)) from None
         return pipe
@@ -378,7 +384,7 @@ class Process:
         try:
             os.close(fd)
         except OSError:
-            log.warning("somebody else has closed a descriptor of %s", self.command)
+            log.warning("somebody else has closed a descriptor of %s", plain(self.command))
 
     def _readable(self) -> None:
         if self._output.full and self._reason != "output":
@@ -425,7 +431,7 @@ class Process:
             if err:
                 self._take(STDERR, err)
             if state & LOST:
-                raise MemoryError(f"there was no memory for the output of {self.command}")
+                raise MemoryError(f"there was no memory for the output of {plain(self.command)}")
         except MemoryError as error:
             self._fail(error)
 
@@ -639,7 +645,7 @@ class Process:
                     stray.send(signal.SIGKILL)
                 if now < self._kill_at + UNKILLABLE_S:
                     return
-                log.warning("%s does not end by SIGKILL", self.command)
+                log.warning("%s does not end by SIGKILL", plain(self.command))
             else:
                 return
         self._finish()
@@ -685,7 +691,7 @@ class Process:
     def _leave_callbacks(self) -> None:
         """Report the result although a callback has not returned: it cannot be ended."""
         if self._duration is not None and not self._reported:
-            log.warning("%s is over, but a callback for its output still runs", self.command)
+            log.warning("%s is over, but a callback for its output still runs", plain(self.command))
             self._report(self._ending())
 
     def _report(self, ending: Result | BaseException) -> None:

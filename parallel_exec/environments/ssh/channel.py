@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel_exec.environments.ssh.border import buffered_pipe, common, paramiko
+from parallel_exec.text import SAID, plain
 
 __all__ = ["CommandChannel", "RefusedError", "Tunnel"]
 
@@ -43,7 +44,7 @@ class RefusedError(Exception):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
+        super().__init__(plain(text, SAID))
         self.code = code
 
 

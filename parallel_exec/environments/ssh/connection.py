@@ -24,6 +24,7 @@ from parallel_exec.environments.ssh.border import auth_handler, common, paramiko
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
 from parallel_exec.environments.ssh.packets import BrokenError, Packetizer
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
+from parallel_exec.text import MESSAGE, plain
 
 __all__ = ["BrokenError", "Transport", "choose"]
 
@@ -196,7 +197,9 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         """Keep paramiko's errors out of the user's terminal: they are raised here."""
         if self.logger.isEnabledFor(logging.DEBUG):
-            self.logger.log(logging.DEBUG, msg if isinstance(msg, str) else "\n".join(msg), *args)
+            for line in [msg] if isinstance(msg, str) else msg:
+                # The host's words are among it.
+                self.logger.log(logging.DEBUG, "%s", plain(line % args if args else line, MESSAGE))
 
     def run(self) -> None:
         """Read, in a thread of its own, until the connection ends."""

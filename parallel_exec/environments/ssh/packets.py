@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel_exec.environments.ssh.border import common, packet, paramiko
+from parallel_exec.text import SAID, plain
 
 __all__ = ["LONGEST_EXCHANGE", "LONGEST_PACKET", "BrokenError", "Message", "Packetizer"]
 
@@ -38,6 +39,9 @@ DATA = (common.MSG_CHANNEL_DATA, common.MSG_CHANNEL_EXTENDED_DATA)
 
 class BrokenError(Exception):
     """The connection is gone; `str` says why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(plain(why, SAID))
 
 
 class Message(paramiko.Message):  # type: ignore[misc]

@@ -45,6 +45,7 @@ from parallel_exec.errors import (
     HostKeyError,
     ParallelExecError,
 )
+from parallel_exec.text import SAID, plain
 
 __all__ = ["Connection", "HostPool", "Lease", "borrow", "give_back"]
 
@@ -442,7 +443,10 @@ class HostPool:
     def _connect_failed(self, error: BaseException) -> None:
         known = error if isinstance(error, ParallelExecError) else None
         if known is None:
-            log.debug("connecting to %s failed", self.name, exc_info=error)
+            error.args = tuple(
+                plain(arg, SAID) if isinstance(arg, str) else arg for arg in error.args
+            )
+            log.debug("connecting to %s failed: %s: %s", self.name, type(error).__name__, error)
             known = ConnectError(
                 f"cannot connect to {self.name}: {str(error) or type(error).__name__}"
             )

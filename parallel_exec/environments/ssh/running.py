@@ -33,6 +33,7 @@ from parallel_exec.errors import (
     HostError,
     SudoError,
 )
+from parallel_exec.text import SAID, plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
 from parallel_exec.values.secret import MASK, Secret, reveal
@@ -562,23 +563,26 @@ class Running:
 
     def _say_why_not(self, channel: CommandChannel) -> None:
         """Raise if it is known that the command did not run."""
-        name, command = self._how.name, self._command
+        name, command = plain(self._how.name), self._command
+        what = plain(command)
         word = self._ready.word
         if word == "cwd":
             raise CommandNotFoundError(
-                f"{command} did not start on {name}: {command.cwd!r} is no directory to run in",
+                f"did not start on {name}, since {plain(repr(command.cwd))} is no directory to"
+                f" run in: {what}",
                 errno=errno.ENOENT,
                 environment=name,
             )
         if word == "program":
             raise CommandNotFoundError(
-                f"{command} did not start on {name}: there is no such program",
+                f"did not start on {name}, since there is no such program: {what}",
                 errno=errno.ENOENT,
                 environment=name,
             )
         if word == "tty":
             raise HostError(
-                f"{command} did not start on {name}: the host gives no terminal", environment=name
+                f"did not start on {name}, since the host gives no terminal: {what}",
+                environment=name,
             )
         talk = self._talk()
         if self._sudo and len(self._leaders) == 1:
@@ -587,12 +591,12 @@ class Running:
             if channel.status is not None or channel.signal is not None:
                 raise SudoError(f"sudo on {name} refused: it said {talk}", environment=name)
         if channel.request_refused:
-            raise HostError(f"{name} refused to start {command}", environment=name)
+            raise HostError(f"{name} refused to start: {what}", environment=name)
         if channel.status is not None:
             shell = "shell" if self._leaders else "login shell"
             raise HostError(
-                f"the {shell} on {name} did not start {command}: it exited with"
-                f" {channel.status} and said {talk}",
+                f"the {shell} on {name} exited with {channel.status} and did not start {what}:"
+                f" it said {talk}",
                 environment=name,
             )
 
@@ -604,7 +608,7 @@ class Running:
         for word in (*command.words, *(command.env or {}).values(), self._how.sudo_password):
             if isinstance(word, Secret) and word.reveal():  # a shell may say what it refuses
                 text = text.replace(word.reveal(), MASK)
-        return " ".join(text[-500:].split()) or "nothing"
+        return plain(" ".join(text.split()), SAID, end=True) or "nothing"
 
 
 def _nobody() -> None:

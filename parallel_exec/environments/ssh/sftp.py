@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from parallel_exec.environments.ssh.channel import CommandChannel
 from parallel_exec.environments.ssh.connection import BrokenError
+from parallel_exec.text import SAID, plain
 
 __all__ = ["Answer", "Attributes", "NoSftpError", "Sftp", "StatusError", "Steps", "StoppedError"]
 
@@ -46,7 +47,7 @@ class StatusError(Exception):
     """
 
     def __init__(self, code: int, text: str) -> None:
-        super().__init__(text)
+        super().__init__(plain(text, SAID))
         self.code = code
 
 

@@ -65,6 +65,7 @@ from parallel_exec.limits.cubic import Cubic
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.limits.keyed import PerHost, PerKey
 from parallel_exec.limits.latency import Latency
+from parallel_exec.limits.pressure import Pressure
 from parallel_exec.limits.rate import RateLimiter
 from parallel_exec.limits.step import Step
 from parallel_exec.values.command import Command, sh
@@ -105,6 +106,7 @@ __all__ = [
     "ParallelProgress",
     "PerHost",
     "PerKey",
+    "Pressure",
     "Probing",
     "RateLimiter",
     "Result",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, S
 from concurrent.futures import Executor, Future
 from contextlib import closing
 from datetime import timedelta
-from typing import Any, Generic, TypedDict, TypeVar, Unpack, cast, overload
+from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import LOCAL
@@ -213,7 +213,7 @@ def limit_of(concurrency: object) -> Limit:
     if concurrency is None:
         return Unlimited()
     if is_limit(concurrency):
-        return cast(Limit, concurrency)
+        return concurrency
     if isinstance(concurrency, int):
         return ConcurrencyLimiter(checks.count("concurrency", concurrency))
     raise checks.refuse("concurrency", concurrency, "a whole number of at least 1 or a limit")

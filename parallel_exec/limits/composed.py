@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 from parallel_exec.limits.base import Limit, Limiter, Request
+from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.values import checks
 
 __all__ = ["AllOf", "is_idle", "is_limit"]
 
 
-def is_limit(thing: object) -> bool:
+def is_limit(thing: object) -> TypeGuard[Limit]:
     """Return whether `thing` is a limit, and not the class of one."""
     return callable(getattr(thing, "parts", None)) and not isinstance(thing, type)
+
+
+def _count(limit: object) -> int:
+    if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
+        raise checks.refuse("limits", limit, "made of limits and whole numbers of at least 1")
+    return limit
 
 
 def is_idle(limit: Limit) -> bool:
@@ -24,14 +33,17 @@ class AllOf:
     A task takes its places in all of them in one step, or waits and holds none.
 
     Args:
-        *limits: Limits, which may also be used elsewhere.
+        *limits: Limits, which may also be used elsewhere; a number n stands for
+            ``ConcurrencyLimiter(n)``.
+
+    Raises:
+        ConfigError: One of them is neither.
     """
 
-    def __init__(self, *limits: Limit) -> None:
-        for limit in limits:
-            if not is_limit(limit):
-                raise checks.refuse("limits", limit, "made of limits")
-        self._limits = limits
+    def __init__(self, *limits: Limit | int) -> None:
+        self._limits = tuple(
+            limit if is_limit(limit) else ConcurrencyLimiter(_count(limit)) for limit in limits
+        )
 
     def parts(self, request: Request) -> tuple[Limiter, ...]:
         """See `Limit.parts`."""

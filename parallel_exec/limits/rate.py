@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import deque
 from datetime import timedelta
 
-from parallel_exec import reactor
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Request
-from parallel_exec.limits.fixed import BlockingLimiter
+from parallel_exec.limits.timed import TimedLimiter
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
 
@@ -63,7 +62,7 @@ class Window:
         self._total += weight
 
 
-class RateLimiter(BlockingLimiter):
+class RateLimiter(TimedLimiter):
     """At most `n` begin in any stretch of `per` seconds.
 
     Use it as ``concurrency=`` of any function that runs many, or directly:
@@ -96,7 +95,7 @@ class RateLimiter(BlockingLimiter):
         burst: int | None = None,
         clock: Clock | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(clock)
         seconds = checks.seconds("per", per)
         self._windows = [Window(checks.count("n", n), seconds)]
         if burst is not None:
@@ -106,8 +105,6 @@ class RateLimiter(BlockingLimiter):
                 self._windows.append(Window(burst, burst * seconds / n))
         self._n = n
         self._per = seconds
-        self._own_clock = clock
-        self._alarm_at: float | None = None  # when somebody will look again
 
     @property
     def limit(self) -> float:
@@ -121,10 +118,6 @@ class RateLimiter(BlockingLimiter):
             now = self._clock.now()
             return all(window.is_empty(now) for window in self._windows)
 
-    @property
-    def _clock(self) -> Clock:
-        return self._own_clock or reactor.get()
-
     def _room(self, weight: float) -> bool:
         now = self._clock.now()
         return self._free_at(weight, now) <= now
@@ -135,6 +128,9 @@ class RateLimiter(BlockingLimiter):
             when = max(when, window.free_at(weight, now))
         return when
 
+    def _may_fit_at(self, request: Request, now: float) -> float:
+        return self._free_at(request.weight, now)
+
     def _fits(self, request: Request) -> bool:
         return not self._paused and self._room(request.weight)
 
@@ -142,34 +138,6 @@ class RateLimiter(BlockingLimiter):
         now = self._clock.now()
         for window in self._windows:
             window.add(request.weight, now)
-
-    def _queue(self, request: Request) -> None:
-        super()._queue(request)
-        self._ask_for_alarm()
-
-    def _grant(self, granted: list[Request], *, borrowers: bool = False) -> None:
-        super()._grant(granted)
-        self._ask_for_alarm()
-
-    def _ask_for_alarm(self) -> None:
-        """Be woken when the one at the head of the line may begin."""
-        if self._line and not self._paused:
-            when = self._free_at(self._line[0][2].weight, self._clock.now())
-            if self._alarm_at is None or when < self._alarm_at:
-                self._alarm_at = when
-                base.alarms.append(lambda: self._set_alarm(when))
-
-    def _set_alarm(self, when: float) -> None:
-        self._clock.call_at(when, self._woken)
-
-    def _woken(self) -> None:
-        with base.LOCK:
-            self._alarm_at = None
-        base.regrant(self)
-
-    def _forked(self) -> None:
-        super()._forked()
-        self._alarm_at = None  # whoever would have rung is not here
 
     def _check_weight(self, weight: float) -> None:
         if checks.number("weight", weight) > self._n:

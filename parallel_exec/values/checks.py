@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from datetime import timedelta
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.text import plain
 
-__all__ = ["count", "number", "seconds", "sequence_of_tasks"]
+__all__ = ["count", "number", "refuse", "seconds", "sequence_of_tasks", "shown", "size"]
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)", re.IGNORECASE)
 
 
 def refuse(name: str, value: object, wanted: str) -> ConfigError:
@@ -55,6 +58,16 @@ def seconds(name: str, value: object, *, allow_zero: bool = False) -> float:
     if in_seconds < 0 or (in_seconds == 0 and not allow_zero):
         raise refuse(name, value, f"a time of {'at least' if allow_zero else 'more than'} 0")
     return in_seconds
+
+
+def size(name: str, value: object) -> int:
+    """Return a number of bytes, from a whole number or a text such as "500M" or "2G"."""
+    if not isinstance(value, str):
+        return count(name, value, minimum=0)
+    match = SIZE.fullmatch(value.strip())
+    if match is None:
+        raise refuse(name, value, 'bytes, or a text such as "500M" or "2G"')
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
 def sequence_of_tasks(name: str, value: object) -> Iterable[object]:

@@ -247,8 +247,9 @@ def test_what_makes_no_limits_is_refused() -> None:
         px.PerKey(one, keep=-1)
     with pytest.raises(ConfigError, match="make must be a function that gives a limit, not 3"):
         px.PerKey(lambda key: 3).of("a")  # type: ignore[return-value,arg-type]
-    with pytest.raises(ConfigError, match="limits must be made of limits, not 3"):
-        px.AllOf(3)  # type: ignore[arg-type]
+    for wrong in (3.5, 0, True, px.RateLimiter):
+        with pytest.raises(ConfigError, match="limits must be made of limits and whole numbers"):
+            px.AllOf(wrong)  # type: ignore[arg-type]
 
 
 def test_a_window_of_the_smallest_number_is_read() -> None:

@@ -218,14 +218,13 @@ class SSHBackend(BlockingBackend):
                 " through sudo: copy them with an SSH without it, then move them with run"
             )
         stop = stop if stop is not None else Stop()
-        limit: threading.Timer | None = None
-        if timeout is not None:
-            limit = threading.Timer(checks.seconds("timeout", timeout), stop.end, ["timeout"])
-            limit.daemon = True
+        seconds = None if timeout is None else checks.seconds("timeout", timeout)
+        limit: reactor.Timer | None = None
         pool = self._enter(stop)
         try:
-            if limit is not None:
-                limit.start()
+            if seconds is not None:
+                clock = reactor.get()
+                limit = clock.call_at(clock.now() + seconds, stop.end, "timeout")
             return transfer(
                 pool,
                 self._name,
@@ -239,7 +238,6 @@ class SSHBackend(BlockingBackend):
         finally:
             if limit is not None:
                 limit.cancel()
-                limit.join()
             self._leave(stop)
 
     def close(self) -> None:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from parallel_exec import reactor
 from parallel_exec.environments.ssh import dial
 from parallel_exec.environments.ssh.auth import login
 from parallel_exec.environments.ssh.border import paramiko
@@ -807,13 +808,12 @@ class _Route:
     def _lease_within(self, jump: HostPool) -> Lease:
         """Return a place on the way there, within this host's own time to connect."""
         deadline = time.monotonic() + self._timeout
-        timers: list[threading.Timer] = []
+        clock = reactor.get()
+        timers: list[reactor.Timer] = []
 
         def register(wake: Callable[[], object]) -> None:
             self._register(wake)
-            timers.append(threading.Timer(self._timeout, wake))
-            timers[0].daemon = True
-            timers[0].start()
+            timers.append(clock.call_at(deadline, wake))
 
         try:
             lease = jump.lease(

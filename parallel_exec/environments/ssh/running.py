@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
+from parallel_exec.environments import threads
 from parallel_exec.environments.base import Stop, Ticket
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
@@ -30,6 +31,7 @@ from parallel_exec.errors import (
     CommandNotFoundError,
     ConnectError,
     ConnectTimeoutError,
+    ExecutorClosedError,
     HostError,
     SudoError,
 )
@@ -162,7 +164,8 @@ class Running:
         self._began = time.monotonic()
         try:
             try:
-                self._start()
+                if not self._start():
+                    return self._never_ran()
                 self._drive()
             except BrokenError:
                 pass  # the channel says so too
@@ -231,8 +234,12 @@ class Running:
                 ) from error
             lease.give_back()
 
-    def _start(self) -> None:
-        """Send everything that need not wait for an answer, with one write."""
+    def _start(self) -> bool:
+        """Send everything that need not wait for an answer, with one write.
+
+        Returns:
+            Whether it was sent; else it was stopped before, and nothing runs.
+        """
         command, how, channel = self._command, self._how, self._channel
         assert channel is not None
         assert self._transport is not None
@@ -273,9 +280,17 @@ class Running:
             gates.append(b"")
         tail = b"\x04" if how.pty else b""
         self._input = _Input(first + given, gates, data, tail, self._poke)
+        try:
+            if not self._input.begin(self._stop, self._ticket.strained):
+                return False
+        except RuntimeError as error:
+            raise ExecutorClosedError(
+                f"{command} did not start: {error}", environment=how.name
+            ) from error
         begin = self._input.peek()
         sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
         self._input.sent(sent)
+        return True
 
     def _sudo_done(self) -> bool:
         return len(self._leaders) == 2
@@ -689,19 +704,39 @@ class _Input:
         self._wanted = threading.Semaphore(0)
         self._closed = False
         self._wakes: tuple[int, int] | None = None  # a pipe: closed here, its reader looks up
-        self._thread: threading.Thread | None = None
+        self._reads_ahead = False  # by a thread
         if self._file is not None and not self._file.at_hand:
             if self._file.waits:
                 self._wakes = os.pipe()
-            self._thread = threading.Thread(
+            self._reads_ahead = True
+        if not gates:
+            self._begin_data()
+
+    def begin(self, stop: Stop, strained: Callable[[BaseException], object]) -> bool:
+        """Begin to read ahead, if that needs a thread; return False if stopped before.
+
+        Raises:
+            RuntimeError: The interpreter exits: no thread starts any more.
+        """
+        if not self._reads_ahead:
+            return True
+        wanted_by = -1 if self._wakes is None else self._wakes[1]
+
+        def make() -> threading.Thread:
+            return threading.Thread(
                 target=self._read_ahead,
-                args=(-1 if self._wakes is None else self._wakes[1],),
+                args=(wanted_by,),
                 name="parallel_exec input",
                 daemon=True,
             )
-            self._thread.start()
-        if not gates:
-            self._begin_data()
+
+        thread = None
+        try:
+            thread = threads.start(make, stop, strained)
+        finally:
+            if thread is None and wanted_by >= 0:
+                os.close(wanted_by)
+        return thread is not None
 
     @property
     def last(self) -> bool:
@@ -731,7 +766,7 @@ class _Input:
             return True
         if self._gates or self.error is not None:  # no end where it broke off
             return False
-        return self._thread is None or self._next is not None or self._ended
+        return not self._reads_ahead or self._next is not None or self._ended
 
     def peek(self) -> bytes | memoryview:
         """Return what comes next, as much as is at hand."""
@@ -761,7 +796,7 @@ class _Input:
     def _refill(self) -> None:
         if self._data:
             self._now, self._data = memoryview(self._data), b""
-        elif self._thread is not None:
+        elif self._reads_ahead:
             data, self._next = self._next, None
             if data is not None:
                 self._now = memoryview(data)

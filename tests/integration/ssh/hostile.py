@@ -360,6 +360,8 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
         self.packetizer.over = over
         self.behaviour = behaviour
         self.daemon = True
+        # What begins with a session: once the client has been told so, as with sshd.
+        self.after_reply: list[Callable[[], object]] = []
 
     def _parse_newkeys(self, m: Any) -> None:
         paramiko.Transport._parse_newkeys(self, m)
@@ -367,6 +369,12 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         pass
+
+    def _send_user_message(self, data: Any) -> None:
+        super()._send_user_message(data)
+        if data.asbytes()[:1] == common.cMSG_CHANNEL_SUCCESS:
+            while self.after_reply:
+                self.after_reply.pop(0)()
 
 
 class _Interface(paramiko.ServerInterface):  # type: ignore[misc]
@@ -409,7 +417,7 @@ class _Interface(paramiko.ServerInterface):  # type: ignore[misc]
 
     def _begin(self, function: Callable[[Session], None], channel: Any, line: bytes) -> bool:
         session = Session(self._server, channel, line)
-        self._server.start(function, session)
+        channel.transport.after_reply.append(lambda: self._server.start(function, session))
         return True
 
     @staticmethod

@@ -55,6 +55,7 @@ __all__ = [
     "DeadlineExceededError",
     "ExecutorClosedError",
     "FileTransferError",
+    "HostAnswerError",
     "HostError",
     "HostKeyError",
     "NoWorkerError",
@@ -210,6 +211,14 @@ class ConnectionLostError(ParallelExecError, ConnectionError):
 
 class FileTransferError(ParallelExecError, OSError):
     """A file could not be copied, for a reason of its own: the target is as it was before."""
+
+
+class HostAnswerError(FileTransferError, HostError):
+    """A host said, while files were copied, what no honest host says.
+
+    Names that no file can have, answers that nobody asked for, or that cannot be read. What
+    had been copied by then stays.
+    """
 
 
 class CommandError(ParallelExecError):

@@ -19,6 +19,7 @@ from parallel_exec.values import checks
 from parallel_exec.values import hosts as nodes
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
 from parallel_exec.values.outcome import Outcome, Outcomes
+from parallel_exec.values.paths import file_path, for_host
 from parallel_exec.values.result import Result
 from parallel_exec.values.secret import Secret
 
@@ -194,7 +195,7 @@ class Group(Closing, Sequence[Environment]):
 
         Args:
             source: The local path. A file object can be read once, so for one member only.
-            target: The path on the hosts.
+            target: The path on the hosts, with ``{host}`` for the name of the member.
             preserve: Whether modes and times are kept.
             on_progress: Called with the member's name, the bytes done and their total
                 (None if unknown), by several threads at once.
@@ -208,10 +209,7 @@ class Group(Closing, Sequence[Environment]):
         """
         if len(self) > 1 and not isinstance(source, str | os.PathLike):
             raise checks.refuse("source", source, "a path: a file object can be read only once")
-        return self._settle(
-            [self._copy("put", each, source, target, preserve, on_progress) for each in self],
-            options,
-        )
+        return self._copy_all("put", source, target, preserve, on_progress, options)
 
     def get(
         self, source: str | os.PathLike[str], target: str | os.PathLike[str], *,
@@ -234,17 +232,28 @@ class Group(Closing, Sequence[Environment]):
         Raises:
             ConfigError: An argument cannot be used; nothing was started.
         """
-        if len(self) > 1 and "{host}" not in os.fspath(target):
+        if len(self) > 1 and "{host}" not in file_path("target", target):
             raise checks.refuse("target", target, "a path with {host} in it, one file a host")
+        return self._copy_all("get", source, target, preserve, on_progress, options)
+
+    def _copy_all(
+        self,
+        way: str,
+        source: Any,
+        target: str | os.PathLike[str],
+        preserve: bool,
+        on_progress: Callable[[str, int, int | None], object] | None,
+        options: ManyOptions,
+    ) -> HostOutcomes:
         # By the member's own name: hosts may differ in their user or port alone.
-        template = os.fspath(target)
+        template = file_path("target", target, empty=True)
         return self._settle(
             [
                 self._copy(
-                    "get",
+                    way,
                     each,
                     source,
-                    template.replace("{host}", each.name),
+                    for_host("target", template, each.name),
                     preserve,
                     on_progress,
                 )

@@ -33,30 +33,41 @@ class SSH(SSHBackend, Runnable):
     ) -> Transfer:
         """Copy a file, a directory with all in it, or what a file object gives to the host.
 
+        What is asked for decides where things go. A target that is a directory, or ends in
+        ``/``, gets the source under its own name; any other target becomes the copy itself.
+        A source that ends in ``/`` means what is in the directory, without its name. Missing
+        directories are made, and what else is in a directory stays.
+
         Each file gets a temporary name beside its own, ``.NAME.xxxxxxxx.part``, and is
         renamed when it is whole: a transfer that breaks leaves what was there before. If
         the host cannot be told then to remove the temporary file, the next `put` to it
-        does, as long as this object is open. A file that goes to an existing directory
-        keeps its name. Symbolic links within a directory are copied as links. The files
-        of a directory go several at a time, over one connection.
+        does, as long as this object is open. A link on the host is written through: the file
+        that it leads to is replaced. Symbolic links within the source are copied as links.
+        The files of a directory go several at a time, over one connection.
 
         Args:
             source: A local path, or a readable binary file.
             target: The path on the host; one that is not absolute starts at home.
-            preserve: Whether modes and times are kept. Without, a new file gets the
-                host's default mode, and one that replaces another that one's.
+                ``{host}`` in it stands for the host's name.
+            preserve: Whether times are kept, and modes as they are. Without, a new file or
+                directory gets its source's mode less the host's umask (a file object's the
+                host's default), and a file that replaces another one keeps that one's. Set-id
+                and sticky bits are never taken over.
             progress: Called with the bytes done and their total (None if unknown), in
                 the calling thread. One that raises is logged.
-            timeout: Seconds for all of it. None: no limit.
+            timeout: Seconds for all of it. None: no limit, but for a host that says nothing
+                for 20 times its ``connect_timeout``.
             cancel: A token that stops it, as does that of the task it is called in.
 
         Returns:
-            What was copied.
+            What was copied, and where it is now.
 
         Raises:
             ConfigError: An argument cannot be used, or the host has ``sudo=``, which
                 files do not go through.
-            FileTransferError: A file could not be read or written.
+            FileTransferError: A file could not be read or written, or is neither a file nor a
+                directory.
+            HostAnswerError: The host said what no honest one says.
             HostError: There was no connection.
             ConnectionLostError: The connection broke meanwhile.
             TaskTimeoutError: It took longer than `timeout`.
@@ -86,22 +97,32 @@ class SSH(SSHBackend, Runnable):
         timeout: float | timedelta | None = None,
         cancel: CancelToken | None = None,
     ) -> Transfer:
-        """Copy a file or a directory with all in it from the host; see `put`.
+        """Copy a file or a directory with all in it from the host.
+
+        Where things go is decided as for `put`, by what was asked for: whatever the host says
+        that the source is, nothing is written outside of the target. Below the target no
+        link is followed: one that is in the way is replaced.
 
         Args:
-            source: The path on the host.
+            source: The path on the host; one that is not absolute starts at home.
             target: A local path, or a writable binary file. ``{host}`` in a path stands
                 for the host's name. Missing directories are made.
-            preserve: Whether modes and times are kept.
+            preserve: Whether times are kept, and modes as they are. Without, a new file or
+                directory gets its source's mode less the umask, and a file that replaces
+                another one keeps that one's. Set-id and sticky bits are never taken over. A
+                directory that was there and is named as the target keeps what it has.
             progress: Called with the bytes done and their total (None for a directory).
-            timeout: Seconds for all of it. None: no limit.
+            timeout: Seconds for all of it; see `put`. A host may send as much as it likes
+                until then.
             cancel: A token that stops it, as does that of the task it is called in.
 
         Returns:
-            What was copied.
+            What was copied, and where it is now.
 
         Raises:
             ConfigError, FileTransferError, HostError: As `put`.
+            HostAnswerError: The host said what no honest one says: a name that no file can
+                have, an answer to nothing that was asked, more than a million names.
             ConnectionLostError, TaskTimeoutError, TaskCancelledError: As `put`.
         """
         with _stopped_by(cancel) as stop:

@@ -11,44 +11,57 @@ import contextlib
 import struct
 import time
 from collections.abc import Callable, Generator, Iterable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from parallel_exec.environments.ssh.channel import CommandChannel
 from parallel_exec.environments.ssh.connection import BrokenError
-from parallel_exec.text import SAID, plain
+from parallel_exec.environments.ssh.sftp_packets import (
+    ATTRS,
+    CLOSE,
+    DATA,
+    EOF,
+    EXTENDED,
+    EXTENDED_REPLY,
+    FSETSTAT,
+    HANDLE,
+    INIT,
+    LSTAT,
+    MKDIR,
+    NAME,
+    NO_SUCH_FILE,
+    OK,
+    OPEN,
+    OPENDIR,
+    READ,
+    READDIR,
+    READLINK,
+    REMOVE,
+    RENAME,
+    SETSTAT,
+    STAT,
+    STATUS,
+    SYMLINK,
+    VERSION,
+    WRITE,
+    Attributes,
+    NonsenseError,
+    Reader,
+    StatusError,
+    packed,
+)
 
-__all__ = ["Answer", "Attributes", "NoSftpError", "Sftp", "StatusError", "Steps", "StoppedError"]
-
-INIT, VERSION, OPEN, CLOSE, READ, WRITE = 1, 2, 3, 4, 5, 6
-LSTAT, FSTAT, SETSTAT, FSETSTAT, OPENDIR, READDIR = 7, 8, 9, 10, 11, 12
-REMOVE, MKDIR, RMDIR, REALPATH, STAT, RENAME, READLINK, SYMLINK = 13, 14, 15, 16, 17, 18, 19, 20
-STATUS, HANDLE, DATA, NAME, ATTRS, EXTENDED, EXTENDED_REPLY = 101, 102, 103, 104, 105, 200, 201
-
-FLAG_READ, FLAG_WRITE, FLAG_CREATE, FLAG_TRUNCATE, FLAG_NEW = 1, 2, 8, 16, 32
-
-OK, EOF, NO_SUCH_FILE, PERMISSION_DENIED, FAILURE = 0, 1, 2, 3, 4
+__all__ = ["Answer", "NoSftpError", "Sftp", "Steps", "StoppedError"]
 
 USUAL_SIZE = 32 * 1024
 LARGEST_SIZE = 255 * 1024
-LARGEST_ANSWER = 1 << 20
+LARGEST_ANSWER = (256 << 10) + 1024  # OpenSSH takes and sends 256 KiB at most
+SHORT_ANSWER = 64 << 10  # where neither a file's bytes nor a listing were asked for
+NO_NAMES = bytes(4)
 SENT_AT_ONCE = 128 * 1024  # bytes to write that are not held back for others to join
 
 T = TypeVar("T")
 Answer = tuple[int, bytes]  # its kind, and what follows the number
 Steps = Generator[int, Answer, T]
-
-
-class StatusError(Exception):
-    """The server refused a request.
-
-    Attributes:
-        code: Its status; `FAILURE` stands for everything it has no name for.
-    """
-
-    def __init__(self, code: int, text: str) -> None:
-        super().__init__(plain(text, SAID))
-        self.code = code
 
 
 class NoSftpError(Exception):
@@ -57,27 +70,6 @@ class NoSftpError(Exception):
 
 class StoppedError(Exception):
     """It shall not go on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """What is known about a file; None where the server does not say."""
-
-    size: int | None = None
-    mode: int | None = None
-    accessed: int | None = None
-    modified: int | None = None
-
-    def packed(self) -> bytes:
-        """Return them as the protocol has them; the size is never set."""
-        flags, rest = 0, b""
-        if self.mode is not None:
-            flags |= 4
-            rest += struct.pack(">I", self.mode)
-        if self.accessed is not None and self.modified is not None:
-            flags |= 8
-            rest += struct.pack(">II", self.accessed & 0xFFFFFFFF, self.modified & 0xFFFFFFFF)
-        return struct.pack(">I", flags) + rest
 
 
 class Sftp:
@@ -89,8 +81,12 @@ class Sftp:
 
     Args:
         channel: An open channel; it is finished by `close`.
-        timeout: Seconds without an answer after which the session is given up.
+        timeout: Seconds in which nothing is heard in the session after which it is given up,
+            whatever else is heard from the host.
         stopped: Asked while waiting; True raises `StoppedError`.
+
+    What the server may say is bounded by what it was asked: an answer to no question, or one
+    that is longer than the question allows, ends the session with a `NonsenseError`.
     """
 
     def __init__(
@@ -102,11 +98,14 @@ class Sftp:
         self._number = 0
         self._out: list[bytes] = []
         self._unsent = 0
+        self._asked: dict[int, int] = {}  # questions under way: the longest answer to each
         self._answers: dict[int, Answer] = {}
         self._parts: list[bytes] = []
         self._have = 0
-        self._need = 4
-        self._broken = False
+        self._need = 9
+        self._heard = time.monotonic()
+        self._over_at: float | None = None
+        self._nonsense: str | None = None
         self._extensions: dict[bytes, bytes] = {}
         self.read_size = self.write_size = USUAL_SIZE
         channel.take = self._take
@@ -118,6 +117,7 @@ class Sftp:
             NoSftpError: There is no SFTP server.
         """
         hello = struct.pack(">IBI", 5, INIT, 3)
+        self._asked[-1] = LARGEST_ANSWER
         sent = self._channel.start_subsystem("sftp", hello)
         self._out.append(hello[sent:])
         try:
@@ -126,22 +126,30 @@ class Sftp:
             if self._channel.request_refused or self._channel.ended:
                 raise NoSftpError("it has no SFTP server") from error
             raise
-        rest = body[4:]
-        while rest:
-            name, rest = _string(rest)
-            value, rest = _string(rest)
-            self._extensions[name] = value
+        except NonsenseError as error:
+            raise NoSftpError(
+                "what its SFTP server says first is not SFTP; a start-up file of the login shell"
+                " may print something"
+            ) from error
+        reader = Reader(body)
+        version = reader.number()
+        if version < 3:
+            raise NoSftpError(f"its SFTP server speaks version {version}, 3 is needed")
+        while reader.more:
+            name = reader.string()
+            self._extensions[name] = reader.string()
         if b"limits@openssh.com" in self._extensions:
-            kind, answer = self._wait(self._ask(EXTENDED, _packed(b"limits@openssh.com")))
-            if kind == EXTENDED_REPLY and len(answer) >= 32:
-                _, reads, writes, _ = struct.unpack(">QQQQ", answer[:32])
+            kind, answer = self._wait(self._ask(EXTENDED, packed(b"limits@openssh.com")))
+            if kind == EXTENDED_REPLY:
+                reader = Reader(answer)
+                _, reads, writes = (reader.large_number() for _ in range(3))
                 self.read_size = max(USUAL_SIZE, min(LARGEST_SIZE, reads))
                 self.write_size = max(USUAL_SIZE, min(LARGEST_SIZE, writes))
 
     def hurry(self, timeout: float) -> None:
-        """Go on although stopped, to clean up, but no longer than that without an answer."""
+        """Go on although stopped, to clean up, but no longer than that in all."""
         self._stopped = lambda: False
-        self._timeout = timeout
+        self._over_at = time.monotonic() + timeout
 
     def close(self) -> None:
         """End the session."""
@@ -205,39 +213,45 @@ class Sftp:
 
     def ask_read(self, handle: bytes, offset: int, size: int) -> int:
         """Ask for bytes; `data` tells what the answer holds."""
-        return self._ask(READ, _packed(handle) + struct.pack(">QI", offset, size))
+        where = packed(handle) + struct.pack(">QI", offset, size)
+        return self._ask(READ, where, longest=max(size + 9, SHORT_ANSWER))
 
     def data(self, answer: Answer) -> bytes:
         """Return the bytes asked for; none at the end of the file."""
         kind, body = answer
         if kind == DATA:
-            return body[4:]
-        self._status(answer, allowed=(EOF,))
+            return Reader(body).string()
+        self._refused(answer, EOF)
         return b""
 
     def ask_write(self, handle: bytes, offset: int, data: bytes) -> int:
         """Have bytes written; `done` tells whether they were."""
-        head = _packed(handle) + struct.pack(">QI", offset, len(data))
+        head = packed(handle) + struct.pack(">QI", offset, len(data))
         return self._ask(WRITE, head, data)
 
     def ask_fset(self, handle: bytes, attributes: Attributes) -> int:
         """Have mode and times of an open file set."""
-        return self._ask(FSETSTAT, _packed(handle) + attributes.packed())
+        return self._ask(FSETSTAT, packed(handle) + attributes.packed())
 
     def ask_shut(self, handle: bytes) -> int:
         """Have a handle closed."""
-        return self._ask(CLOSE, _packed(handle))
+        return self._ask(CLOSE, packed(handle))
 
     def done(self, answer: Answer) -> None:
         """Raise if a request was refused."""
-        self._status(answer)
+        kind, body = answer
+        if kind != STATUS:
+            raise NonsenseError(f"an answer of a kind that was not asked for: {kind}")
+        error = Reader(body).status()
+        if error.code != OK:
+            raise error
 
     # Steps
 
     def open(self, path: bytes, flags: int, attributes: Attributes | None = None) -> Steps[bytes]:
         """Open a file; return its handle."""
-        packed = (attributes or Attributes()).packed()
-        answer = yield self._ask(OPEN, _packed(path) + struct.pack(">I", flags) + packed)
+        rest = struct.pack(">I", flags) + (attributes or Attributes()).packed()
+        answer = yield self._ask(OPEN, packed(path) + rest)
         return self._string_answer(answer, HANDLE)
 
     def shut(self, handle: bytes) -> Steps[None]:
@@ -246,75 +260,85 @@ class Sftp:
 
     def stat(self, path: bytes, *, follow: bool = True) -> Steps[Attributes | None]:
         """Return a path's attributes, or None if there is nothing."""
-        answer = yield self._ask(STAT if follow else LSTAT, _packed(path))
+        answer = yield self._ask(STAT if follow else LSTAT, packed(path))
         if answer[0] == ATTRS:
-            return _attributes(answer[1])[0]
-        self._status(answer, allowed=(NO_SUCH_FILE,))
+            return Reader(answer[1]).attributes()
+        self._refused(answer, NO_SUCH_FILE)
         return None
 
     def set(self, path: bytes, attributes: Attributes) -> Steps[None]:
         """Set mode and times of a path."""
-        self.done((yield self._ask(SETSTAT, _packed(path) + attributes.packed())))
+        self.done((yield self._ask(SETSTAT, packed(path) + attributes.packed())))
 
-    def make_directory(self, path: bytes) -> Steps[None]:
+    def make_directory(self, path: bytes, attributes: Attributes | None = None) -> Steps[None]:
         """Make a directory."""
-        self.done((yield self._ask(MKDIR, _packed(path) + Attributes().packed())))
+        rest = (attributes or Attributes()).packed()
+        self.done((yield self._ask(MKDIR, packed(path) + rest)))
 
     def remove(self, path: bytes) -> Steps[None]:
         """Remove a file."""
-        self.done((yield self._ask(REMOVE, _packed(path))))
+        self.done((yield self._ask(REMOVE, packed(path))))
 
     def replace(self, old: bytes, new: bytes) -> Steps[None]:
         """Rename a file over another one, at once where the server can."""
         if b"posix-rename@openssh.com" in self._extensions:
-            name = _packed(b"posix-rename@openssh.com")
-            self.done((yield self._ask(EXTENDED, name + _packed(old) + _packed(new))))
+            name = packed(b"posix-rename@openssh.com")
+            self.done((yield self._ask(EXTENDED, name + packed(old) + packed(new))))
             return
         try:
-            self.done((yield self._ask(RENAME, _packed(old) + _packed(new))))
+            yield from self._rename(old, new)
         except StatusError:
-            # Version 3 does not rename over a file: for a moment there is none.
-            yield from self.remove(new)
-            self.done((yield self._ask(RENAME, _packed(old) + _packed(new))))
+            # Version 3 does not rename over a file: for a moment there is none. It is put
+            # aside rather than removed, since the second attempt may fail as well.
+            aside = old + b".old"
+            yield from self._rename(new, aside)
+            try:
+                yield from self._rename(old, new)
+            except StatusError:
+                yield from self._rename(aside, new)
+                raise
+            yield from self.remove(aside)
+
+    def _rename(self, old: bytes, new: bytes) -> Steps[None]:
+        self.done((yield self._ask(RENAME, packed(old) + packed(new))))
 
     def read_link(self, path: bytes) -> Steps[bytes]:
         """Return where a symbolic link leads."""
-        answer = yield self._ask(READLINK, _packed(path))
+        answer = yield self._ask(READLINK, packed(path))
         if answer[0] != NAME:
-            self._status(answer)
-        return _string(answer[1][4:])[0]
+            self._refused(answer)
+        reader = Reader(answer[1])
+        reader.number()
+        return reader.string()
 
     def make_link(self, path: bytes, target: bytes) -> Steps[None]:
         """Make a symbolic link at `path`."""
         # OpenSSH has the two the other way round than the draft, and all follow it.
-        self.done((yield self._ask(SYMLINK, _packed(target) + _packed(path))))
+        self.done((yield self._ask(SYMLINK, packed(target) + packed(path))))
 
-    def listing(self, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
-        """Return the names in a directory, without "." and "..", and what they are."""
-        answer = yield self._ask(OPENDIR, _packed(path))
-        handle = self._string_answer(answer, HANDLE)
-        found: list[tuple[bytes, Attributes]] = []
-        while True:
-            answer = yield self._ask(READDIR, _packed(handle))
-            kind, body = answer
-            if kind != NAME:
-                self._status(answer, allowed=(EOF,))
-                break
-            (count,) = struct.unpack(">I", body[:4])
-            rest = body[4:]
-            for _ in range(count):
-                name, rest = _string(rest)
-                _, rest = _string(rest)
-                attributes, rest = _attributes(rest)
-                if name not in (b".", b".."):
-                    found.append((name, attributes))
-        yield from self.shut(handle)
-        return sorted(found, key=lambda item: item[0])
+    def open_directory(self, path: bytes) -> Steps[bytes]:
+        """Open a directory to read what is in it; return its handle."""
+        return self._string_answer((yield self._ask(OPENDIR, packed(path))), HANDLE)
+
+    def read_directory(self, handle: bytes) -> Steps[Reader | None]:
+        """Return the next piece of a directory's listing, or None at its end.
+
+        One answer is one piece: a listing has no bound, what is kept of it must have one.
+        """
+        answer = yield self._ask(READDIR, packed(handle), longest=LARGEST_ANSWER)
+        kind, body = answer
+        if kind == NAME:
+            return Reader(body) if body != NO_NAMES else None
+        self._refused(answer, EOF)
+        return None
 
     # The wire
 
-    def _ask(self, kind: int, body: bytes, data: bytes = b"") -> int:
+    def _ask(
+        self, kind: int, body: bytes, data: bytes = b"", *, longest: int = SHORT_ANSWER
+    ) -> int:
         self._number = number = (self._number + 1) & 0xFFFFFFFF
+        self._asked[number] = longest
         head = struct.pack(">IBI", 5 + len(body) + len(data), kind, number)
         self._out.append(head + body + data)
         self._unsent += len(data)
@@ -353,7 +377,7 @@ class Sftp:
     def _turn(self, over: Callable[[], bool]) -> None:
         """Wait until something has come about."""
         channel = self._channel
-        heard = time.monotonic()
+        self._heard = time.monotonic()
         while True:
             with channel.changed:
                 if self._stopped():  # also where the host is so fast that nothing waits
@@ -361,98 +385,79 @@ class Sftp:
                 while not over():
                     if self._stopped():
                         raise StoppedError
-                    if channel.ended or channel.request_refused or self._broken:
+                    if self._nonsense is not None:
+                        raise NonsenseError(self._nonsense)
+                    if channel.ended or channel.request_refused:
                         raise BrokenError(self._why())
                     if channel.unacknowledged > channel.in_window_threshold:
                         break
-                    left = max(heard, channel.transport.heard_at) + self._timeout
-                    left -= time.monotonic()
+                    now = time.monotonic()
+                    left = self._heard + self._timeout - now
+                    if self._over_at is not None:
+                        left = min(left, self._over_at - now)
                     if left <= 0:
-                        raise BrokenError(f"no answer for {self._timeout:g} s")
+                        raise BrokenError(f"no answer for {now - self._heard:.3g} s")
                     channel.changed.wait(left)
                 else:
                     return
             channel.acknowledge()
 
     def _why(self) -> str:
-        if self._broken:
-            return "it does not speak SFTP"
         transport = self._channel.transport
         return "the SFTP server ended" if transport.active else str(transport.reason())
 
     def _take(self, stream: int, data: bytes) -> None:
         """Take bytes, in the connection's reading thread."""
-        if stream or self._broken:
+        if stream or self._nonsense is not None:
             return
+        self._heard = time.monotonic()
         self._parts.append(data)
         self._have += len(data)
         told = False
         while self._have >= self._need:
             joined = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-            (length,) = struct.unpack_from(">I", joined)
-            if length > LARGEST_ANSWER or length < 5:
-                self._broken = told = True
+            length, kind, number = struct.unpack_from(">IBI", joined)  # 9 bytes, the shortest
+            if kind == VERSION:
+                number = -1
+            longest = self._asked.get(number, -1)
+            if not 5 <= length <= longest:
+                self._nonsense = _nonsense(length, longest)
+                self._parts.clear()
+                told = True
                 break
             end = 4 + length
             if len(joined) < end:
                 self._parts, self._need = [joined], end
                 break
-            kind = joined[4]
-            if kind == VERSION:
-                self._answers[-1] = (kind, joined[5:end])
-            else:
-                (number,) = struct.unpack_from(">I", joined, 5)
-                self._answers[number] = (kind, joined[9:end])
+            del self._asked[number]
+            self._answers[number] = (kind, joined[5 if kind == VERSION else 9 : end])
             told = True
             rest = joined[end:]
-            self._parts, self._have, self._need = ([rest] if rest else []), len(rest), 4
+            self._parts, self._have, self._need = ([rest] if rest else []), len(rest), 9
         if told:
             with self._channel.changed:
                 self._channel.changed.notify_all()
 
-    def _status(self, answer: Answer, allowed: tuple[int, ...] = ()) -> None:
-        kind, body = answer
-        if kind != STATUS:
-            raise BrokenError(f"an answer of a kind that was not asked for: {kind}")
-        (code,) = struct.unpack_from(">I", body)
-        if code == OK or code in allowed:
-            return
-        text = _string(body[4:])[0].decode("utf-8", "replace") if len(body) > 8 else ""
-        raise StatusError(code, text or f"status {code}")
+    def _refused(self, answer: Answer, *allowed: int) -> None:
+        """Raise the refusal that came in the place of an answer, unless it is an `allowed` one."""
+        try:
+            self.done(answer)
+        except StatusError as error:
+            if error.code not in allowed:
+                raise
+        else:
+            raise NonsenseError("that all went well, and not what was asked for")
 
     def _string_answer(self, answer: Answer, wanted: int) -> bytes:
         if answer[0] != wanted:
-            self._status(answer)
-        return _string(answer[1])[0]
+            self._refused(answer)
+        return Reader(answer[1]).string()
 
 
-def _packed(text: bytes) -> bytes:
-    return struct.pack(">I", len(text)) + text
-
-
-def _string(data: bytes) -> tuple[bytes, bytes]:
-    (length,) = struct.unpack_from(">I", data)
-    return data[4 : 4 + length], data[4 + length :]
-
-
-def _attributes(data: bytes) -> tuple[Attributes, bytes]:
-    (flags,) = struct.unpack_from(">I", data)
-    rest = data[4:]
-    size = mode = accessed = modified = None
-    if flags & 1:
-        (size,) = struct.unpack_from(">Q", rest)
-        rest = rest[8:]
-    if flags & 2:
-        rest = rest[8:]
-    if flags & 4:
-        (mode,) = struct.unpack_from(">I", rest)
-        rest = rest[4:]
-    if flags & 8:
-        accessed, modified = struct.unpack_from(">II", rest)
-        rest = rest[8:]
-    if flags & 0x80000000:
-        (count,) = struct.unpack_from(">I", rest)
-        rest = rest[4:]
-        for _ in range(2 * count):
-            _, rest = _string(rest)
-    return Attributes(size, mode, accessed, modified), rest
+def _nonsense(length: int, longest: int) -> str:
+    """Return what is wrong with an answer, of which so much is known."""
+    if longest < 0:
+        return "an answer to nothing that was asked"
+    if length < 5:
+        return f"an answer of {length} bytes"
+    return f"an answer of {length} bytes, where {longest} are the most"

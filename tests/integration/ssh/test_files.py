@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import stat
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import IO, Any, cast
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh.sftp import Attributes, Sftp, Steps
+from parallel_exec.environments.ssh.sftp import Sftp
 from parallel_exec.errors import (
     ConfigError,
     ConnectionLostError,
@@ -312,14 +311,16 @@ def test_group_copies_with_progress(make_sshd: Any, tree: Path, tmp_path: Path) 
     seen: dict[str, list[tuple[int, int | None]]] = {}
     with px.Group([px.SSH(s.destination, **s.options) for s in servers]) as group:
         there = group.put(
-            tree, "tree-g", on_progress=lambda *said: seen.setdefault(said[0], []).append(said[1:])
+            f"{tree}/",
+            "tree-g",
+            on_progress=lambda *said: seen.setdefault(said[0], []).append(said[1:]),
         )
         there.raise_for_failures()
         assert [copied.files for copied in there.values()] == [4, 4]
         assert {name: told[-1] for name, told in seen.items()} == {
             host.name: (23, 23) for host in group
         }
-        back = group.get("tree-g", tmp_path / "back" / "{host}")
+        back = group.get("tree-g/", tmp_path / "back" / "{host}")
         back.raise_for_failures()
         for host in group:
             assert names(tmp_path / "back" / host.name) == names(tree)
@@ -356,46 +357,8 @@ def test_a_directory_is_in_the_way(sshd: Server, tmp_path: Path) -> None:
         local = tmp_path / there
         (local / "a" / "below").mkdir(parents=True)
         with pytest.raises(FileTransferError, match=rf"{local}/a: Is a directory"):
-            backend.get(there, local)
+            backend.get(f"{there}/", local)
         assert names(local) == ["a", "a/below"]
-
-
-@pytest.mark.parametrize("name", [b"../out", b"/out"])
-def test_host_that_names_files_elsewhere(sshd: Server, tmp_path: Path, monkeypatch, name) -> None:  # type: ignore[no-untyped-def]
-    """Nothing is written outside of the target."""
-
-    def listing(self: Sftp, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
-        yield from ()
-        return [(name, Attributes(size=1, mode=stat.S_IFREG | 0o644))]
-
-    monkeypatch.setattr(Sftp, "listing", listing)
-    with pytest.raises(FileTransferError, match="a file with the name"):
-        sshd.backend().get(".", tmp_path / "target")
-    assert names(tmp_path) == ["target"]
-
-
-def test_host_that_leads_elsewhere_by_a_link(sshd: Server, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    """A name that is a link and a directory too: what is below stays in the target."""
-    backend = sshd.backend()
-    run(backend, "mkdir -p twice/a; echo x > twice/a/file").check()
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    honest = Sftp.listing
-
-    def listing(self: Sftp, path: bytes) -> Steps[list[tuple[bytes, Attributes]]]:
-        found = yield from honest(self, path)
-        link = (b"a", Attributes(mode=stat.S_IFLNK | 0o777))
-        return [link, *found] if path == b"twice" else found
-
-    def read_link(self: Sftp, path: bytes) -> Steps[bytes]:
-        yield from ()
-        return os.fsencode(outside)
-
-    monkeypatch.setattr(Sftp, "listing", listing)
-    monkeypatch.setattr(Sftp, "read_link", read_link)
-    with pytest.raises(FileTransferError, match="Is a directory"):
-        backend.get("twice", tmp_path / "target")
-    assert names(outside) == []
 
 
 def test_server_that_answers_nonsense(make_sshd) -> None:  # type: ignore[no-untyped-def]

@@ -9,7 +9,7 @@ lock.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
@@ -624,12 +624,16 @@ class LoadBalancer(_Distributor):
         return self.execute_many([(task, weight)], **options)[0]
 
     def execute_many(
-        self, tasks: Iterable[tuple[TaskLike | Any, float]], **options: Unpack[ManyOptions]
+        self,
+        tasks: Iterable[tuple[Any, float] | Mapping[str, Any] | TaskLike | Any],
+        **options: Unpack[ManyOptions],
     ) -> list[WorkerResult]:
         """Run tasks at the workers; the first failure stops the rest and is raised.
 
         Args:
-            tasks: Pairs of a task and its weight; a task alone has the weight 1.
+            tasks: Pairs of a task and its weight, or mappings such as
+                ``{"command": "make", "weight": 5}``; without a weight it is 1. A task
+                alone has the weight 1, too.
             **options: See `ManyOptions`; `concurrency` counts over all workers.
 
         Returns:
@@ -646,7 +650,9 @@ class LoadBalancer(_Distributor):
         return [_result(task) for task in self._run(prepared)]
 
     def execute_many_settled(
-        self, tasks: Iterable[tuple[TaskLike | Any, float]], **options: Unpack[ManyOptions]
+        self,
+        tasks: Iterable[tuple[Any, float] | Mapping[str, Any] | TaskLike | Any],
+        **options: Unpack[ManyOptions],
     ) -> Outcomes[WorkerResult]:
         """Run tasks at the workers; return how each ended, whatever happens to any.
 
@@ -750,11 +756,13 @@ class RoundRobinDistributor(_Distributor):
         return [WorkerResults(worker.given, results[worker]) for worker in self._workers]
 
 
-def _weighted(pair: Any) -> Given:
-    """Return a task with its weight; `pair` may be the task alone."""
-    task, weight = pair, None
-    if isinstance(pair, tuple) and len(pair) == 2 and not isinstance(pair[1], str):
-        task, weight = pair
+def _weighted(item: Any) -> Given:
+    """Return a task with its weight, from one of the forms that `execute_many` takes."""
+    task, weight = item, None
+    if isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], str):
+        task, weight = item
+    elif isinstance(item, Mapping) and "command" in item and item.keys() <= {"command", "weight"}:
+        task, weight = item["command"], item.get("weight")
     given = task if isinstance(task, Given) else Given(task)
     return given if weight is None else replace(given, weight=weight)
 

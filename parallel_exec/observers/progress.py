@@ -20,6 +20,7 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from parallel_exec.engine.events import Event, RunFinished, RunStarted, TaskFinished, TaskRetrying
+from parallel_exec.errors import ConfigError
 from parallel_exec.text import plain
 from parallel_exec.values import checks
 from parallel_exec.values.outcome import Outcome
@@ -240,6 +241,9 @@ class VisualProgress(Progress):
         file: Where to draw. None: standard error, or the notebook.
         enabled: Whether to draw. None: if it is a terminal or a notebook.
         label: The words before the bar. None: what the run is called.
+        bar_format: How the line is made up, as tqdm takes it: ``"{l_bar}{bar}{r_bar}"``,
+            ``"{desc} {percentage:.0f}% {n_fmt}/{total_fmt} ETA {remaining}"``; the counts of
+            failures and the like are its ``{postfix}``. None: tqdm's own.
         clock: Monotonic seconds; for tests.
 
     Thread safety: events come one at a time; the bars of several threads do not mix.
@@ -255,15 +259,19 @@ class VisualProgress(Progress):
         file: Stream | None = None,
         enabled: bool | None = None,
         label: str | None = None,
+        bar_format: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(total, file, clock)
+        if bar_format is not None:
+            _check_format(bar_format)
         if enabled is not None and not isinstance(enabled, bool):
             raise checks.refuse("enabled", enabled, "True, False or None")
         if label is not None and not isinstance(label, str):
             raise checks.refuse("label", label, "a string")
         self._enabled = enabled
         self._label = label
+        self._bar_format = bar_format
         self._bar: Any = None
         self._budget = 0.0
         self._filled = 0.0
@@ -283,6 +291,7 @@ class VisualProgress(Progress):
                 desc=plain(label if self._label is None else self._label) or None,
                 file=stream,
                 unit="task",
+                bar_format=self._bar_format,
                 leave=None,  # if it is the outermost
                 dynamic_ncols=notebook,  # there: the whole width
             )
@@ -304,13 +313,28 @@ class VisualProgress(Progress):
         bar, self._bar = self._bar, None
         if bar is not None:
             bar.n = tally.finished
-            if tally.total is not None and tally.finished < tally.total:
+            ended_early = tally.total is not None and tally.finished < tally.total
+            if ended_early and self._bar_format is None:
                 bar.bar_format = ENDED_EARLY
             bar.close()
 
     def _draw(self) -> None:
         self._bar.n = self._begun().finished
         self._bar.refresh()
+
+
+def _check_format(bar_format: object) -> None:
+    """Refuse what tqdm could not draw, before anything runs."""
+    if not isinstance(bar_format, str):
+        raise checks.refuse("bar_format", bar_format, "a string as tqdm takes it")
+    from tqdm import std
+
+    try:
+        std.tqdm.format_meter(0, 1, 1.0, bar_format=bar_format)
+    except Exception as error:
+        raise ConfigError(
+            f"bar_format {bar_format!r} cannot be drawn: {type(error).__name__}: {error}"
+        ) from error
 
 
 @functools.cache

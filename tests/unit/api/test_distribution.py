@@ -77,6 +77,18 @@ def test_tasks_go_to_the_least_loaded_worker() -> None:
     assert list(balancer.loads.values()) == [0, 0]
 
 
+def test_tasks_are_given_as_mappings_too() -> None:
+    """A mapping has the command and, if need be, its weight; other mappings are tasks."""
+    balancer = px.LoadBalancer([lambda task: task])
+    given = [{"command": "light", "weight": 1}, {"command": "plain"}, {"size": 3}, ("pair", 2)]
+    results = balancer.execute_many(given)
+    assert [result for _, result in results] == ["light", "plain", {"size": 3}, "pair"]
+    (answer,) = px.LoadBalancer([px.Local()]).execute_many([{"command": "echo hello"}])
+    assert answer.result.text() == "hello\n"
+    with pytest.raises(ConfigError, match=r"weight must be .* not -1"):
+        balancer.execute_many([{"command": "wrong", "weight": -1}])
+
+
 def test_execute_says_who_ran_it() -> None:
     """The answer is a pair that unpacks."""
     worker, result = px.LoadBalancer([echo]).execute("task", weight=2)
@@ -423,7 +435,7 @@ async def coroutine(task: Any) -> Any:
         (lambda: px.LoadBalancer([echo], strategy="best"), "strategy must be"),  # type: ignore[arg-type]
         (lambda: px.LoadBalancer([echo], failures=0), "failures must be"),
         (lambda: px.LoadBalancer([echo], probe_after=0), "probe_after must be"),
-        (lambda: px.LoadBalancer([echo]).execute_many("ab"), "tasks must be"),  # type: ignore[arg-type]
+        (lambda: px.LoadBalancer([echo]).execute_many("ab"), "tasks must be"),
         (lambda: px.LoadBalancer([echo]).execute(1, weight=0), "weight must be"),
         (lambda: px.LoadBalancer([echo]).execute("a", weight="3"), "weight must be"),  # type: ignore[arg-type]
         (lambda: px.LoadBalancer([echo]).execute("a", weight=None), "weight must be"),  # type: ignore[arg-type]

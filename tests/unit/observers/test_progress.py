@@ -579,6 +579,22 @@ def test_an_interrupt_while_the_last_line_is_written_ends_the_run() -> None:
     assert file.getvalue() == ""
 
 
+def test_a_bar_takes_a_format_of_tqdm(terminal: Terminal) -> None:
+    """The line is made up as the user says, to the end, an early one included."""
+    bar = VisualProgress(file=terminal.file, bar_format="<{n_fmt} of {total_fmt}>", label="x")
+    bar(RunStarted(2, "all"))
+    bar(finished())
+    bar(OVER)
+    assert "<1 of 2>" in terminal.text()
+
+
+@pytest.mark.parametrize("wrong", ["{nonsense}", "{", "{n!x}", 3])
+def test_a_format_that_cannot_be_drawn_is_refused(wrong: Any) -> None:
+    """Before anything runs; the error shows it."""
+    with pytest.raises(ConfigError, match="bar_format"):
+        VisualProgress(bar_format=wrong)
+
+
 def test_a_bar_starts_no_thread(terminal: Terminal) -> None:
     """A monitor such as that of tqdm would outlive the run and draw from a thread of its own."""
     bar = VisualProgress(file=terminal.file)

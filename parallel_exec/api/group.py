@@ -14,6 +14,7 @@ from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import Environment
 from parallel_exec.api.many import ManyOptions
 from parallel_exec.api.tasks import Task
+from parallel_exec.environments.base import wait_for_starts
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
 from parallel_exec.values import hosts as nodes
@@ -283,9 +284,11 @@ class Group(Closing, Sequence[Environment]):
 
         **Blocking**: until what runs on each of them has ended.
         """
+        wait_for_starts()
+        used = [member for member in self if not _close_unused(member)]
         closing = []
         with ThreadPoolExecutor(FANOUT, "parallel_exec close") as threads:
-            for member in self:
+            for member in used:
                 try:
                     closing.append(threads.submit(member.close))
                 except RuntimeError:  # no thread starts, as when the interpreter exits
@@ -324,6 +327,12 @@ class Group(Closing, Sequence[Environment]):
 
     def __repr__(self) -> str:
         return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"
+
+
+def _close_unused(member: Environment) -> bool:
+    """Close a member that was never used, if it knows how; return whether it is closed."""
+    close: Callable[[], bool] | None = getattr(member, "close_unused", None)
+    return close is not None and close()
 
 
 def hosts(

@@ -7,6 +7,7 @@ no thread for that if it has a better way; one that can only block derives from
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -19,7 +20,15 @@ from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
 
-__all__ = ["Backend", "BlockingBackend", "EndReason", "Execution", "Stop", "Ticket"]
+__all__ = [
+    "Backend",
+    "BlockingBackend",
+    "EndReason",
+    "Execution",
+    "Stop",
+    "Ticket",
+    "wait_for_starts",
+]
 
 EndReason = Literal["timeout", "cancel"]
 
@@ -143,6 +152,14 @@ class BlockingBackend(ABC):
     def close(self) -> None:
         """End what still runs, give back what is held. Idempotent."""
 
+    def close_unused(self) -> bool:
+        """Close it if nothing was ever used, without waiting; return whether it is closed.
+
+        Once what was submitted before has begun (`wait_for_starts`). A group of many hosts
+        closes those of them first.
+        """
+        return False
+
     def starting(self, stop: Stop) -> None:  # noqa: B027 - it need not
         """Take note of a command that `execute` will be called with; never wait."""
 
@@ -179,6 +196,17 @@ class BlockingBackend(ABC):
                 return
             ticket.strained(error)
             loop.call_at(loop.now() + 0.05, self._launch, command, ticket, stop)
+
+
+def wait_for_starts() -> None:
+    """Wait until what was submitted before has begun, so that it is ended, not refused."""
+    service = reactor.get()
+    if service.inside():
+        return
+    begun = threading.Event()
+    with contextlib.suppress(RuntimeError):  # no thread starts any more: nothing does
+        service.post(begun.set)
+        begun.wait()
 
 
 def clock() -> float:

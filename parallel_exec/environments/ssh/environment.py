@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import threading
 import weakref
@@ -12,7 +11,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import IO, Any
 
-from parallel_exec.environments.base import BlockingBackend, Stop, Ticket
+from parallel_exec.environments.base import BlockingBackend, Stop, Ticket, wait_for_starts
 from parallel_exec.environments.ssh.destination import Destination
 from parallel_exec.environments.ssh.files import Progress
 from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, borrow, give_back
@@ -246,7 +245,7 @@ class SSHBackend(BlockingBackend):
         **Blocking**: until its commands have ended on the far side, `kill_after` of each
         at most and a little more.
         """
-        _wait_for_starts()
+        wait_for_starts()
         with self._lock:
             self._closed = True
             running = dict(self._running)
@@ -261,6 +260,16 @@ class SSHBackend(BlockingBackend):
             release = self._release
         if release is not None:
             release()
+
+    def close_unused(self) -> bool:
+        """See `BlockingBackend.close_unused`."""
+        if type(self).close is not SSHBackend.close:
+            return False  # a subclass has more to close
+        with self._lock:
+            if self._running or self._pool is not None or self._none_left is not None:
+                return False
+            self._closed = True
+            return True
 
     def _enter(self, stop: Stop, to_end: float = TO_END_S) -> HostPool:
         """Return the pool of connections; `stop` is noted as running.
@@ -294,17 +303,6 @@ _DEFAULTS = dict(SSHBackend.__init__.__kwdefaults__ or {})
 
 def _rebuild(kind: type[SSHBackend], name: str, arguments: dict[str, Any]) -> SSHBackend:
     return kind(name, **arguments)
-
-
-def _wait_for_starts() -> None:
-    """Wait until what was submitted before has begun, so that it is ended, not refused."""
-    service = reactor.get()
-    if service.inside():
-        return
-    begun = threading.Event()
-    with contextlib.suppress(RuntimeError):  # no thread starts any more: nothing does
-        service.post(begun.set)
-        begun.wait()
 
 
 def _at_exit() -> None:

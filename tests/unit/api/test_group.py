@@ -6,12 +6,14 @@ import inspect
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import parallel_exec as px
+from parallel_exec import reactor
 from parallel_exec.api.group import READERS
-from parallel_exec.errors import ConnectError
+from parallel_exec.errors import ConnectError, ExecutorClosedError
 from parallel_exec.testing import FakeEnvironment, FakeReply
 
 
@@ -194,3 +196,32 @@ def test_every_option_of_a_host_can_stand_in_a_file() -> None:
         if parameter.kind is parameter.KEYWORD_ONLY
     }
     assert set(READERS) == options
+
+
+def test_closing_hosts_that_were_never_used_costs_nothing_for_each(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No thread, and one look at the service thread for all of them; they are closed."""
+    group = px.hosts("web[0001-2000]", config=False)
+    posts: list[object] = []
+    started: list[threading.Thread] = []
+    service = reactor.get()
+    post, start = service.post, threading.Thread.start
+
+    def note_post(*call: Any) -> None:
+        posts.append(call)
+        post(*call)
+
+    def note_start(thread: threading.Thread) -> None:
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(service, "post", note_post)
+    monkeypatch.setattr(threading.Thread, "start", note_start)
+    group.close()
+    group.close()
+    monkeypatch.undo()
+    assert len(posts) == 2
+    assert not started
+    with pytest.raises(ExecutorClosedError):
+        group[0].run("true")

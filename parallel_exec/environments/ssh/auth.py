@@ -1,39 +1,53 @@
 """Logging in: keys, agent, keyboard-interactive and password, in OpenSSH's order.
 
-Keys that the agent holds and a file names come first, then the agent's others (unless
-only configured ones are wanted), then the files; then keyboard-interactive, then the
-password. Key files are read once and shared.
+`identities` says in which order keys are offered. After them come keyboard-interactive
+and the password. A server may want several of them, one after the other; whatever was
+not accepted yet is then tried anew.
 """
 
 from __future__ import annotations
 
-import base64
-import os
-import socket
-import threading
+import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from parallel_exec.environments.ssh.border import agent as agent_module
-from parallel_exec.environments.ssh.border import paramiko
+from parallel_exec.environments.ssh import prompts
+from parallel_exec.environments.ssh.agent import AgentError
 from parallel_exec.environments.ssh.config import HostConfig
 from parallel_exec.environments.ssh.connection import Transport
+from parallel_exec.environments.ssh.identities import Identities
 from parallel_exec.environments.ssh.settings import Settings
+from parallel_exec.environments.ssh.userauth import Dialog, Identity, Outcome, UserAuth
+from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import AuthenticationError, ConnectError, ConnectTimeoutError
 from parallel_exec.values.secret import Secret
 
-__all__ = ["load_key", "login"]
+__all__ = ["login"]
+
+log = logging.getLogger("parallel_exec")
+
+PUBLICKEY, INTERACTIVE, PASSWORD = "publickey", "keyboard-interactive", "password"
+SIGNING_SHARE = 2 / 3  # of the time that is left, for an agent that may ask its user
+
+# Reasons of a disconnection (RFC 4253, 11.1) that refuse a login. sshd ends one after too
+# many attempts as a protocol error.
+REFUSING = {2, 13, 14, 15}
 
 
 @dataclass(frozen=True, slots=True)
 class _Way:
-    """One way to log in: what to call it, its method, and how to start it."""
+    """One way to log in: what to call it, its method, how to try it.
+
+    What `attempt` returns is None if nothing was asked of the host, or if it was asked
+    and its questions have no answer here.
+    """
 
     name: str
     method: str
-    start: Callable[[Any, threading.Event], object]
+    attempt: Callable[[], Outcome | None]
+    credential: bytes = b""
 
 
 def login(transport: Transport, settings: Settings, config: HostConfig, timeout: float) -> None:
@@ -43,221 +57,185 @@ def login(transport: Transport, settings: Settings, config: HostConfig, timeout:
         AuthenticationError: Every way that was offered was refused; it names them.
         ConnectError: The connection broke meanwhile, or no answer came.
     """
-    deadline = time.monotonic() + timeout
-    notes: list[str] = []
-    tried: list[str] = []
-    offered = {"publickey", "keyboard-interactive", "password"}
-    agent = _Agent(settings, config)
+    attempt = _Login(transport, settings, config, timeout)
     try:
-        for way in _ways(settings, config, agent, notes):
-            if way.method not in offered:
-                continue
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise ConnectTimeoutError(f"no answer to the login within {timeout:g} s")
-
-            def start(event: threading.Event, way: _Way = way) -> object:
-                return way.start(transport.login_handler(), event)
-
-            try:
-                if transport.attempt(start, left):
-                    return
-            except ConnectTimeoutError:
-                raise
-            except ConnectError as error:
-                if tried:  # servers close after a number of refusals
-                    tried.append(way.name)
-                    raise _refused(config, tried, notes, f"; then {error}") from error
-                raise
-            tried.append(way.name)
-            if transport.allowed_methods:
-                offered = set(transport.allowed_methods)
-        if not tried and transport.attempt(lambda event: _none(transport, config, event), timeout):
-            return  # a host that lets in whoever comes
-        if transport.allowed_methods:
-            notes.append(f"the host wants {' or '.join(transport.allowed_methods)}")
-        raise _refused(config, tried, notes, "")
+        attempt.run()
     finally:
-        agent.close()
+        attempt.identities.close()
 
 
-def _refused(
-    config: HostConfig, tried: list[str], notes: list[str], tail: str
-) -> AuthenticationError:
-    what = ", ".join(tried) if tried else "nothing to offer"
-    told = "".join(f"; {note}" for note in notes)
-    return AuthenticationError(f"login as {config.user} refused (tried: {what}){told}{tail}")
+class _Login:
+    """The state of one login."""
 
+    def __init__(
+        self, transport: Transport, settings: Settings, config: HostConfig, timeout: float
+    ) -> None:
+        self._transport = transport
+        self._settings = settings
+        self._config = config
+        self._timeout = timeout
+        self._deadline = time.monotonic() + timeout
+        self._userauth = UserAuth(transport, config.user)
+        self._notes: list[str] = []
+        self._tried: list[str] = []
+        self._methods: tuple[str, ...] = (PUBLICKEY, INTERACTIVE, PASSWORD)
+        self._known = False  # whether the host has said which methods there are
+        self.identities = Identities(settings, config, self._note)
+        transport.auth_handler = self._userauth
 
-def _none(transport: Transport, config: HostConfig, event: threading.Event) -> None:
-    transport.login_handler().auth_none(config.user, event)
+    def run(self) -> None:
+        """Try one way after the other."""
+        accepted: set[tuple[str, bytes]] = set()
+        refused: set[tuple[str, bytes]] = set()
+        while True:
+            for way in self._ways():
+                which = (way.method, way.credential)
+                if which in accepted or not self._possible(way):
+                    continue
+                outcome = self._attempt(way)
+                if outcome is None:
+                    continue
+                if outcome.accepted:
+                    return
+                if way.name and which not in refused:
+                    self._tried.append(way.name)
+                    refused.add(which)
+                self._methods, self._known = outcome.methods, True
+                if outcome.partial:  # the host wants another one as well
+                    accepted.add(which)
+                    break
+            else:
+                raise self._refused()
 
+    def _possible(self, way: _Way) -> bool:
+        return way.method in self._methods or (not way.method and not self._known)
 
-def _ways(
-    settings: Settings, config: HostConfig, agent: _Agent, notes: list[str]
-) -> Iterator[_Way]:
-    if config.publickey:
-        yield from _keys(settings, config, agent, notes)
-    password = settings.password
-    if password is not None:
+    def _ways(self) -> Iterator[_Way]:
+        settings, config = self._settings, self._config
+        keys = self._keys() if config.publickey else iter(())
+        first = next(keys, None)
+        if first is None or settings.password is not None or settings.prompt is not None:
+            # A method that the host has not counts as a failed attempt there, so it is asked
+            # first, as OpenSSH does. With nothing but keys that round trip is saved.
+            yield _Way("", "", lambda: self._userauth.try_nothing(self._deadline))
+        if first is not None:
+            yield first
+            yield from keys
         if config.keyboard_interactive:
+            yield _Way(INTERACTIVE, INTERACTIVE, self._dialog)
+        password = settings.password
+        if config.password and password is not None:
             yield _Way(
-                "keyboard-interactive",
-                "keyboard-interactive",
-                lambda handler, event: handler.auth_interactive(
-                    config.user, _answers(password), event
-                ),
-            )
-        if config.password:
-            yield _Way(
-                "password",
-                "password",
-                lambda handler, event: handler.auth_password(config.user, password.reveal(), event),
+                PASSWORD,
+                PASSWORD,
+                lambda: self._userauth.try_password(password.reveal, self._deadline),
             )
 
+    def _keys(self) -> Iterator[_Way]:
+        for identity in self.identities.offered(self._left):
+            yield _Way(
+                identity.name,
+                PUBLICKEY,
+                functools.partial(self._key, identity),
+                identity.blob,
+            )
 
-def _answers(password: Secret) -> Callable[[str, str, list[tuple[str, bool]]], list[str]]:
-    """Return a function that answers the hidden questions with the password, once."""
-    left = [password.reveal()]
-
-    def answer(title: str, instructions: str, prompts: list[tuple[str, bool]]) -> list[str]:
-        return [(left.pop() if left and not shown else "") for _, shown in prompts]
-
-    return answer
-
-
-def _keys(
-    settings: Settings, config: HostConfig, agent: _Agent, notes: list[str]
-) -> Iterator[_Way]:
-    paths = settings.identity_files or config.identity_files
-    explicit = bool(settings.identity_files) or config.explicit_keys
-    only_these = bool(settings.identity_files) or config.identities_only
-    held = agent.keys()
-    if held:
-        named = [blob for blob in map(_public_blob, paths) if blob is not None]
-        chosen = sorted(
-            (key for key in held if not only_these or key.asbytes() in named),
-            key=lambda key: named.index(key.asbytes()) if key.asbytes() in named else len(named),
-        )
-        for key in chosen:
-            yield _way(f"agent key {key.get_name()}", config, key)
-    in_agent = {key.asbytes() for key in held}
-    for path in paths:
+    def _key(self, identity: Identity) -> Outcome | None:
         try:
-            key = load_key(path, settings.passphrase)
-        except FileNotFoundError:
-            if explicit:
-                notes.append(f"{path} does not exist")
-            continue
-        except (OSError, ValueError, TypeError, paramiko.SSHException) as error:
-            notes.append(_why_not(path, settings.passphrase, error))
-            continue
-        if key.asbytes() not in in_agent:
-            yield _way(path, config, key)
+            outcome = self._userauth.try_key(identity, self._deadline, self._left() * SIGNING_SHARE)
+        except AgentError as error:
+            self._note(f"{error} with {identity.name}" if "sign" in str(error) else str(error))
+            return None
+        if outcome is None:
+            self._note(f"the host takes no signature that {identity.name} can make")
+        return outcome
 
+    def _dialog(self) -> Outcome | None:
+        """Answer what the host asks; None if there is a question without an answer."""
+        passwords = [self._settings.password] if self._settings.password is not None else []
+        answer = self._userauth.try_dialog(self._deadline)
+        while isinstance(answer, Dialog):
+            if answer.title or answer.instructions:
+                log.info("%s says: %s", self._name, said(f"{answer.title} {answer.instructions}"))
+            replies = self._answers(answer, passwords)
+            if replies is None:
+                return None
+            answer = self._userauth.reply([reply.reveal for reply in replies], self._deadline)
+        return answer
 
-def _way(name: str, config: HostConfig, key: Any) -> _Way:
-    return _Way(
-        name, "publickey", lambda handler, event: handler.auth_publickey(config.user, key, event)
-    )
-
-
-def _why_not(path: str, passphrase: Secret | None, error: Exception) -> str:
-    encrypted = isinstance(error, TypeError | paramiko.PasswordRequiredException) or (
-        "password" in str(error).lower() or "encrypted" in str(error).lower()
-    )
-    if encrypted and passphrase is None:
-        return f"{path} is encrypted and there is no passphrase"
-    if passphrase is not None and not isinstance(error, OSError):
-        return f"{path} cannot be read with this passphrase"
-    return f"{path} cannot be read: {error}"
-
-
-_cache: dict[tuple[str, int, int, Secret | None], Any] = {}
-_cache_lock = threading.Lock()  # guards _cache; a key is read under it, by one thread
-
-
-def _after_fork_in_child() -> None:
-    global _cache_lock
-    _cache_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def load_key(path: str, passphrase: Secret | None) -> Any:
-    """Return the private key in a file, read once as long as it does not change."""
-    path = os.path.expanduser(path)
-    status = os.stat(path)
-    place = (path, status.st_mtime_ns, status.st_size, passphrase)
-    with _cache_lock:
-        if place not in _cache:
-            _cache[place] = _read_key(path, passphrase)
-        return _cache[place]
-
-
-def _read_key(path: str, passphrase: Secret | None) -> Any:
-    word = passphrase.reveal() if passphrase is not None else None
-    error: Exception | None = None
-    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+    def _answers(self, dialog: Dialog, passwords: list[Secret]) -> list[Secret] | None:
+        questions = dialog.questions
+        if passwords and prompts.asks_for_password(questions, self._config.user):
+            return [passwords.pop()]
+        prompt = self._settings.prompt
+        if questions and prompt is None:
+            asked = " and ".join(map(prompts.shown, questions))
+            if dialog.instructions.strip():
+                asked += f" ('{said(dialog.instructions)}')"
+            self._note(f"the host asks {asked}, which prompt= can answer")
+            return None
+        began = time.monotonic()
         try:
-            key = kind.from_private_key_file(path, password=word)
-            break
-        except paramiko.PasswordRequiredException:
-            raise
-        except (paramiko.SSHException, ValueError, IndexError) as refused:
-            # Each class says of the others' keys that they are broken; the one that
-            # fits says what is wrong with the passphrase.
-            error = error if error is not None and "pass" in str(error).lower() else refused
-    else:
-        raise paramiko.SSHException(str(error)) from error
-    if os.path.exists(f"{path}-cert.pub"):
-        key.load_certificate(f"{path}-cert.pub")
-    return key
+            assert prompt is not None or not questions
+            return [
+                prompts.ask(prompt, question, lambda: bool(self._transport.active))
+                for question in questions
+                if prompt is not None
+            ]
+        finally:
+            # What the user takes is not the host's time.
+            self._deadline += time.monotonic() - began
 
-
-def _public_blob(path: str) -> bytes | None:
-    """Return the public half of a key file, to recognise it in the agent."""
-    path = os.path.expanduser(path)
-    try:
-        with open(f"{path}.pub", encoding="utf-8", errors="replace") as file:
-            words = file.read().split()
-        return base64.b64decode(words[1])
-    except (OSError, IndexError, ValueError):
-        pass
-    try:
-        key: bytes = load_key(path, None).asbytes()
-        return key
-    except Exception:
-        return None
-
-
-class _Agent:
-    """The user's agent, over a connection of this login's own: two cannot share one."""
-
-    def __init__(self, settings: Settings, config: HostConfig) -> None:
-        path = config.identity_agent
-        if path is None:
-            path = os.environ.get("SSH_AUTH_SOCK", "")
-        self._path = path if settings.agent else ""
-        self._agent: Any = None
-
-    def keys(self) -> list[Any]:
-        """Return its keys; none if it cannot be asked."""
-        if not self._path:
-            return []
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    def _attempt(self, way: _Way) -> Outcome | None:
         try:
-            sock.settimeout(10.0)
-            sock.connect(self._path)
-            self._agent = agent_module.AgentSSH()
-            self._agent._connect(sock)
-            return list(self._agent.get_keys())
-        except (OSError, paramiko.SSHException):
-            sock.close()
-            return []
+            if self._left() <= 0:
+                raise ConnectTimeoutError("no answer to the login")
+            outcome = way.attempt()
+        except ConnectTimeoutError as error:
+            raise ConnectTimeoutError(f"{error} within {self._timeout:g} s{self._told()}") from None
+        except ConnectError as error:
+            if not way.name or not self._userauth.served or not self._hung_up():
+                raise ConnectError(f"{error}{self._told()}") from error
+            self._tried.append(way.name)
+            raise self._refused(str(error)) from error
+        if outcome is not None and outcome.expired is not None:
+            self._note(
+                f"the password has expired and must be changed first: '{said(outcome.expired)}'"
+            )
+            return Outcome(methods=tuple(m for m in self._methods if m != PASSWORD))
+        return outcome
 
-    def close(self) -> None:
-        """Close the connection to it."""
-        if self._agent is not None:
-            self._agent._close()
+    def _hung_up(self) -> bool:
+        """Return whether the host itself ended the connection as its answer to a login."""
+        if self._transport.disconnected is not None:
+            return self._transport.disconnected in REFUSING
+        error = self._transport.saved_exception
+        gone = error is None or isinstance(error, EOFError)
+        # A reset may be the network's. After a refusal it is the host's, that has had enough.
+        reset = isinstance(error, OSError) and bool(self._tried)
+        return self._transport.why is None and (gone or reset)
+
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+    @property
+    def _name(self) -> str:
+        return str(self._settings.destination)
+
+    def _note(self, sentence: str) -> None:
+        if sentence not in self._notes:
+            self._notes.append(sentence)
+
+    def _told(self) -> str:
+        return "".join(f"; {note}" for note in self._notes)
+
+    def _refused(self, end: str = "") -> AuthenticationError:
+        what = ", ".join(self._tried) or "nothing to offer"
+        text = f"login as {self._config.user} refused (tried: {what}){self._told()}"
+        if end:
+            text += f"; then {end}"
+        elif self._known and self._methods:
+            text += f"; the host wants {' or '.join(map(said, self._methods))}"
+        if self._userauth.words.strip():
+            text += f"; it says '{said(self._userauth.words)}'"
+        return AuthenticationError(text)

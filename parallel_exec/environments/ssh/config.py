@@ -36,7 +36,8 @@ MAX_DEPTH = 16  # of Include in Include, as in OpenSSH
 # What a value may be made of, and which of those need more than is known here.
 REPEATED = {"identityfile", "certificatefile"}
 UNDERSTOOD = {
-    *("addressfamily", "challengeresponseauthentication", "ciphers", "connecttimeout"),
+    *("addressfamily", "certificatefile", "challengeresponseauthentication", "ciphers"),
+    "connecttimeout",
     *("globalknownhostsfile", "hashknownhosts", "hostkeyalgorithms", "hostkeyalias", "hostname"),
     *("identitiesonly", "identityagent", "identityfile", "ignoreunknown", "include"),
     *("kbdinteractiveauthentication", "kexalgorithms", "macs", "passwordauthentication"),
@@ -47,7 +48,7 @@ UNDERSTOOD = {
 # These change whom we talk to or trust, how we log in or what a command can do, and are
 # not done here: they are reported, like every word that is not known.
 NOT_DONE = {
-    *("bindaddress", "bindinterface", "certificatefile", "forwardagent"),
+    *("bindaddress", "bindinterface", "forwardagent"),
     *("hostbasedauthentication", "kbdinteractivedevices", "knownhostscommand"),
     *("nohostauthenticationforlocalhost", "pkcs11provider", "preferredauthentications"),
     *("proxyusefdpass", "pubkeyacceptedalgorithms", "pubkeyacceptedkeytypes"),
@@ -95,6 +96,7 @@ class HostConfig:
         host_name: The name or address to connect to.
         identity_files: Paths of private keys, in the order to try them.
         explicit_keys: Whether they were configured, and not OpenSSH's defaults.
+        certificate_files: Paths of certificates for keys of these files or of the agent.
         proxy_jump: The hops, first one first.
         strict: "yes", "accept-new" or "no" (which adds new keys like accept-new;
             a changed key is refused whatever is configured).
@@ -108,6 +110,7 @@ class HostConfig:
     port: int
     identity_files: tuple[str, ...] = DEFAULT_KEYS
     explicit_keys: bool = False
+    certificate_files: tuple[str, ...] = ()
     identities_only: bool = False
     identity_agent: str | None = None
     proxy_jump: tuple[str, ...] = ()
@@ -233,8 +236,6 @@ def _apply(state: _Evaluation, path: str, base: str, *, active: bool, depth: int
                 for name in sorted(glob.glob(pattern)):
                     _apply(state, name, base, active=active, depth=depth + 1)
         elif keyword in REPEATED:
-            if keyword in NOT_DONE and keyword not in state.values:
-                state.problems.append(f"{line.where}: {keyword} is not understood here")
             state.values.setdefault(keyword, []).extend(words)
         elif keyword in ONLY_OPENSSH and words[0].lower() not in HARMLESS:
             state.needs_openssh = True
@@ -503,6 +504,7 @@ def _interpret(
         port=port,
         identity_files=paths("identityfile", DEFAULT_KEYS),
         explicit_keys="identityfile" in values,
+        certificate_files=paths("certificatefile", ()),
         identities_only=yes("identitiesonly", False),
         identity_agent=_agent(values, expand),
         proxy_jump=tuple(hop.strip() for hop in way(jump).split(",")) if jump else (),

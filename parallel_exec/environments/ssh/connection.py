@@ -4,8 +4,6 @@
   reading thread wakes at once and need not look ten times a second whether it shall end.
 - AES-GCM comes first: it is twice as fast as AES-CTR with a MAC.
 - Windows are large enough for a fast line with a round trip of 50 ms.
-- The answer to a login is awaited with a deadline and not by polling, and the first key
-  is offered along with the request for the service, which saves a round trip.
 """
 
 from __future__ import annotations
@@ -20,9 +18,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
-from parallel_exec.environments.ssh.border import auth_handler, common, paramiko
+from parallel_exec.environments.ssh.border import common, paramiko
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
 from parallel_exec.environments.ssh.packets import BrokenError, Packetizer
+from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 from parallel_exec.text import MESSAGE, plain
 
@@ -53,43 +52,14 @@ MACS = (
 )
 
 
-class _AuthHandler(auth_handler.AuthHandler):  # type: ignore[misc]
-    """Asks for the service and for the login in one go, where that is possible."""
-
-    def _request_auth(self) -> None:
-        transport = self.transport
-        self._asked = False
-        if transport.service_accepted:
-            return self._ask()
-        message = Message()
-        message.add_byte(common.cMSG_SERVICE_REQUEST)
-        message.add_string("ssh-userauth")
-        # How an RSA key must sign is only known after the server's list of algorithms,
-        # which has surely come when the service is accepted.
-        rsa = self.private_key is not None and "rsa" in self.private_key.get_name()
-        if self.auth_method == "publickey" and not rsa:
-            with transport.packetizer.together():
-                transport._send_message(message)
-                self._ask()
-        else:
-            transport._send_message(message)
-
-    def _ask(self) -> None:
-        self._asked = True
-        accept = Message()
-        accept.add_string("ssh-userauth")
-        accept.rewind()
-        super()._parse_service_accept(accept)
-
-    def _parse_service_accept(self, m: Any) -> None:
-        self.transport.service_accepted = True
-        if not self._asked:
-            self._ask()
-
-    def _parse_userauth_failure(self, m: Any) -> None:
-        self.transport.allowed_methods = tuple(m.get_list())
-        m.rewind()
-        super()._parse_userauth_failure(m)
+def _with_rfc_8731(names: dict[str, Any]) -> dict[str, Any]:
+    """Return the key exchanges, with both names of X25519 where there is one."""
+    made: dict[str, Any] = {}
+    for name, value in names.items():
+        if name == "curve25519-sha256@libssh.org":
+            made["curve25519-sha256"] = value
+        made[name] = value
+    return made
 
 
 class _Added:
@@ -102,12 +72,11 @@ class _Added:
         "_open",
         "_refusals",
         "_to_wake",
-        "allowed_methods",
+        "disconnected",
         "freed_at",
         "full",
         "on_end",
         "patience",
-        "service_accepted",
         "why",
     )
 
@@ -124,6 +93,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             the connection shall end, since nobody uses it.
 
     Attributes:
+        disconnected: The code with which the far side ended the connection, if it did.
         freed_at: When a channel was last closed here, in monotonic seconds.
         full: Whether the last channel that was refused was one too many; else one that
             had been closed a moment before may still have counted on the far side.
@@ -132,6 +102,9 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     """
 
     _preferred_compression = ("none",)
+    # The name that RFC 8731 gave to what has another one in paramiko.
+    _kex_info: ClassVar[dict[str, Any]] = _with_rfc_8731(paramiko.Transport._kex_info)
+    _preferred_kex = tuple(_with_rfc_8731(dict.fromkeys(paramiko.Transport._preferred_kex)))
     # paramiko's own table calls `Channel`'s functions, whatever the channel's class.
     _channel_handler_table: ClassVar[dict[int, Callable[[Any, Any], object]]] = {
         common.MSG_CHANNEL_SUCCESS: lambda channel, m: channel._request_success(m),
@@ -169,8 +142,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self.packetizer.gives_up = self._gives_up
         self.patience: float | None = None
         self.clear_to_send_timeout = 60.0
-        self.service_accepted = False
-        self.allowed_methods: tuple[str, ...] = ()
+        self.disconnected: int | None = None
         self.why: str | None = None
         self._refusals = 0
         self.full = False
@@ -232,6 +204,9 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self.start_client(event=done)
         if not done.wait(timeout):
             heard = "no banner came" if not self.remote_version else "the key exchange hung"
+            words = self.packetizer.said() if not self.remote_version else ""
+            if words:
+                heard = f"it says '{words}', which is not SSH, and nothing more came"
             raise ConnectTimeoutError(f"{heard} within {timeout:g} s")
         if not self.active or not self.initial_kex_done:
             raise ConnectError(self.reason())
@@ -242,6 +217,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if self.why is not None:
             return self.why
         error = self.saved_exception
+        if not self.remote_version and self.packetizer.said():
+            return f"the host does not speak SSH, it says '{self.packetizer.said()}'"
         if error is None or isinstance(error, EOFError):
             stage = "" if self.remote_version else " before its banner"
             return f"the host closed the connection{stage}"
@@ -249,30 +226,6 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if "SSH protocol banner" in text and not self.remote_version:
             return "the host closed the connection before its banner"
         return text or type(error).__name__
-
-    def attempt(self, start: Callable[[threading.Event], object], timeout: float) -> bool:
-        """Try one way to log in; return whether it was accepted.
-
-        Raises:
-            ConnectTimeoutError: No answer came in time.
-            ConnectError: The connection broke.
-        """
-        event = threading.Event()
-        self.saved_exception = None
-        start(event)
-        if not event.wait(timeout):
-            raise ConnectTimeoutError(f"no answer to the login within {timeout:g} s")
-        if self.auth_handler is not None and self.auth_handler.is_authenticated():
-            self.auth_handler.auth_event = None
-            return True
-        if not self.active:
-            raise ConnectError(self.reason())
-        return False
-
-    def login_handler(self) -> Any:
-        """Return a fresh handler for one way to log in."""
-        self.auth_handler = handler = _AuthHandler(self)
-        return handler
 
     # Channels
 
@@ -415,6 +368,13 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
                 with channel.changed:
                     channel.changed.notify_all()
             self._to_wake.clear()
+
+    def _parse_disconnect(self, m: Any) -> None:
+        """Keep what the far side says as it hangs up."""
+        self.disconnected = m.get_int()
+        words = said(m.get_binary())
+        if self.why is None:
+            self.why = f"the host hung up: {words}" if words else "the host hung up"
 
     def _parse_debug(self, m: Any) -> None:
         """Let it pass: paramiko spells it out byte by byte, for a log that is off."""

@@ -9,17 +9,23 @@ import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
+from parallel_exec.reactor import loop as reactor
+from parallel_exec.reactor.poller import READ
 
 __all__ = ["Address", "Proxy", "connect", "endpoint", "lookup"]
 
 Address = tuple[int, tuple[Any, ...]]
 
 NEXT_ADDRESS_S = 0.25  # RFC 8305, "Connection Attempt Delay"
+LAST_WORDS_S = 1.0  # for a command that has closed the connection to end
+MOST_KEPT = 4096  # bytes of what it prints
 LOOK_S = 0.2  # how often it is looked whether the attempt is still wanted
 
 FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
@@ -139,22 +145,59 @@ def _ready(sock: socket.socket) -> socket.socket:
 
 
 class Proxy:
-    """A ProxyCommand: its standard input and output are the connection."""
+    """A ProxyCommand: its standard input and output are the connection.
+
+    What it prints to standard error goes on to ours, as it comes, and its beginning is
+    kept for errors.
+    """
 
     def __init__(self, command: str) -> None:
         self.sock, theirs = socket.socketpair()
+        printed, error_end = os.pipe()
         try:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", f"exec {command}"],
                 stdin=theirs.fileno(),
                 stdout=theirs.fileno(),
+                stderr=error_end,
                 start_new_session=True,
             )
         except OSError as error:
             self.sock.close()
+            os.close(printed)
             raise ConnectError(f"the ProxyCommand did not start: {error}") from error
         finally:
             theirs.close()
+            os.close(error_end)
+        self._stderr = _Printed(printed)
+
+    def fate(self, error: ConnectError) -> str:
+        """Return what became of it, for an error of the connection over it."""
+        if isinstance(error, ConnectTimeoutError):
+            what = f"through its ProxyCommand: {error}"
+        else:
+            status = self._status()
+            if status is None:
+                what = f"through its ProxyCommand: {error}"
+            elif status < 0:
+                what = f"its ProxyCommand was ended by {signal.Signals(-status).name}"
+            else:
+                what = f"its ProxyCommand ended with status {status}"
+        words = self._stderr.words(LAST_WORDS_S if self._process.returncode is not None else 0)
+        return f"{what}; it printed '{words}'" if words else what
+
+    def repeatable(self) -> bool:
+        """Return whether it may be tried again: not if it has ended with a failure of its own.
+
+        Status 255 is that of ``ssh -W`` whose bastion has no room for now.
+        """
+        return self._status() in (None, 0, 255)
+
+    def _status(self) -> int | None:
+        """Return its exit status, if it is about to end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(LAST_WORDS_S)
+        return None
 
     def close(self) -> None:
         """End the command and everything it started, and reap it."""
@@ -167,3 +210,64 @@ class Proxy:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._process.pid, signal.SIGKILL)
                 self._process.wait()
+        self._stderr.close()
+
+
+class _Printed:
+    """What comes from a pipe: passed on to our standard error, its beginning kept.
+
+    The service thread reads it: a command that prints much must not wait for anybody.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._kept = b""
+        self._over = threading.Event()
+        os.set_blocking(fd, False)
+        self._service = reactor.get()
+        self._service.post(self._service.watch, fd, READ, self._read)
+
+    def words(self, timeout: float) -> str:
+        """Return what has come, on one line; wait a while for the end."""
+        self._over.wait(timeout)
+        return said(self._kept)
+
+    def close(self) -> None:
+        """Read what is left and no more. Idempotent."""
+        self._service.post(self._end)
+        if not self._service.inside():
+            self._over.wait(LAST_WORDS_S)
+
+    def _read(self) -> None:
+        while not self._over.is_set():
+            try:
+                data = os.read(self._fd, select.PIPE_BUF)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            if len(self._kept) < MOST_KEPT:
+                self._kept += data
+            if data:
+                _pass_on(data)
+            else:
+                self._close()
+
+    def _end(self) -> None:
+        self._read()
+        self._close()
+
+    def _close(self) -> None:
+        if not self._over.is_set():
+            self._service.forget(self._fd)
+            os.close(self._fd)
+            self._over.set()
+
+
+def _pass_on(data: bytes) -> None:
+    """Write to our standard error what goes there without waiting: a pipe's buffer at most."""
+    with contextlib.suppress(OSError, ValueError):
+        room = select.poll()
+        room.register(2, select.POLLOUT)
+        if any(events & select.POLLOUT for _, events in room.poll(0)):
+            os.write(2, data)

@@ -44,6 +44,12 @@ class SSHBackend(BlockingBackend):
         identity_file: One private key or several; only these are tried then.
         password: For keyboard-interactive and password logins.
         passphrase: For encrypted private keys.
+        prompt: Answers what a host asks in a keyboard-interactive login, other than for
+            the `password`: a function of the text, in which what does not print is
+            escaped, and of whether the answer may be shown, that returns a string or a
+            `Secret`. It is called in a thread of the connection's, for one question at a
+            time in this process; what it takes does not count against `connect_timeout`.
+            Every connection asks anew. Jump hosts that are given by name do not ask it.
         agent: Whether the user's agent is asked for keys.
         known_hosts: The file or files to know hosts by; None for the configured ones.
         accept_new: Whether the key of a host that has none yet is added to the first of
@@ -75,6 +81,7 @@ class SSHBackend(BlockingBackend):
         identity_file: Paths | Sequence[Paths] | None = None,
         password: Word | None = None,
         passphrase: Word | None = None,
+        prompt: Callable[[str, bool], Word] | None = None,
         agent: bool = True,
         known_hosts: Paths | Sequence[Paths] | None = None,
         accept_new: bool | None = None,
@@ -92,6 +99,7 @@ class SSHBackend(BlockingBackend):
             "identity_file": identity_file,
             "password": _secret("password", password),
             "passphrase": _secret("passphrase", passphrase),
+            "prompt": prompt,
             "agent": agent,
             "known_hosts": known_hosts,
             "accept_new": accept_new,
@@ -109,6 +117,8 @@ class SSHBackend(BlockingBackend):
         for name, value in (("agent", agent), ("pty", pty)):
             if not isinstance(value, bool):
                 raise checks.refuse(name, value, "True or False")
+        if prompt is not None and not callable(prompt):
+            raise checks.refuse("prompt", prompt, "a function of a text and a bool")
         if accept_new is not None and not isinstance(accept_new, bool):
             raise checks.refuse("accept_new", accept_new, "True, False or None")
         if sudo == "" or not isinstance(sudo, bool | str):
@@ -126,6 +136,7 @@ class SSHBackend(BlockingBackend):
             identity_files=_paths("identity_file", identity_file) or (),
             password=_secret("password", password),
             passphrase=_secret("passphrase", passphrase),
+            prompt=prompt,
             agent=agent,
             known_hosts=_paths("known_hosts", known_hosts),
             accept_new=accept_new,

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel_exec.environments.ssh.border import common, packet, paramiko
+from parallel_exec.environments.ssh.words import said
 from parallel_exec.text import SAID, plain
 
 __all__ = ["LONGEST_EXCHANGE", "LONGEST_PACKET", "BrokenError", "Message", "Packetizer"]
@@ -29,6 +30,7 @@ LONGEST_PACKET = 1 << 20  # more is an attack, or no SSH
 LONGEST_EXCHANGE = 35_000  # of an exchange of keys, and of all before its end (RFC 4253, 6.1)
 BLOCK = 16  # AES
 LONGEST_LINE = 65536  # before and in the banner
+SAID_LINES = 5  # that are kept of what comes before it
 MOST_ROOM = 512 << 10
 FIRST_ROOM = 4096
 LEAST_ROOM = 512  # what an idle connection waits with
@@ -78,6 +80,7 @@ class Packetizer(packet.Packetizer):  # type: ignore[misc]
         self._buffer = bytearray()  # what came and was not read: from _start to _end
         self._start = self._end = 0
         self._room = FIRST_ROOM
+        self._lines: list[bytes] = []  # that came before the version
         self._together: list[bytes] | None = None
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
@@ -111,11 +114,18 @@ class Packetizer(packet.Packetizer):  # type: ignore[misc]
             if end >= 0:
                 line = self._buffer[self._start : end]
                 self._start = end + 1
+                if len(self._lines) < SAID_LINES and not line.startswith(b"SSH-"):
+                    self._lines.append(bytes(line[:SAID]))
                 return line.rstrip(b"\r").decode("utf-8", "replace")
             if self._end - self._start > LONGEST_LINE:
                 raise BrokenError("it talks, but not SSH")
             if not self._receive(0) and time.monotonic() > deadline:
                 raise TimeoutError
+
+    def said(self) -> str:
+        """Return what came instead of a version of SSH, on one line; "" if nothing did."""
+        last = bytes(self._buffer[self._start : self._end][:SAID])
+        return said(b" ".join([*self._lines, last]))
 
     def read_all(self, n: int, check_rekey: bool = False) -> bytes:
         """Return `n` bytes. All of paramiko's ways to read a packet come by here."""

@@ -497,7 +497,9 @@ class HostPool:
                 waited = pause * random.uniform(0.5, 1.5)
                 if attempt == TRIES or time.monotonic() + waited > deadline + again.queued:
                     raise ConnectError(
-                        f"{self.name} refused {attempt} handshakes: {again}",
+                        f"{self.name} refused {attempt} handshakes: {again}"
+                        if not again.proxied
+                        else f"{self.name}: {again} ({attempt} times)",
                         environment=self.name,
                     ) from again.__cause__
                 log.debug("%s refused a handshake (%s), trying again", self.name, again)
@@ -566,13 +568,20 @@ class HostPool:
             try:
                 transport.negotiate(max(0.001, deadline - time.monotonic()))
             except ConnectTimeoutError as error:
+                told = route.blame(error)
                 raise ConnectTimeoutError(
-                    f"{self.name} does not answer: {error}", environment=self.name
+                    f"{self.name}: {told}" if told else f"{self.name} does not answer: {error}",
+                    environment=self.name,
                 ) from None
             except ConnectError as error:
-                if transport.host_key is None and transport.why is None and _closed_on(transport):
-                    raise _AgainError(str(error)) from transport.saved_exception
-                raise ConnectError(f"{self.name}: {error}", environment=self.name) from error
+                told = route.blame(error)
+                if _may_be_full(transport) and route.repeatable():
+                    again = _AgainError(told or str(error))
+                    again.proxied = bool(told)
+                    raise again from transport.saved_exception
+                raise ConnectError(
+                    f"{self.name}: {told or error}", environment=self.name
+                ) from error
             self._verify(transport, config)
             try:
                 login(transport, self.settings, config, max(0.001, deadline - time.monotonic()))
@@ -600,13 +609,9 @@ class HostPool:
         )
         macs = list(transport._mac_info)
         transport._preferred_macs = choose(transport._preferred_macs, config.macs, macs)
-        kex = config.kex
-        if kex is not None:
-            names = {name: name for name in transport._kex_info}
-            if "curve25519-sha256@libssh.org" in names:
-                kex = kex.replace("curve25519-sha256@libssh.org", "curve25519-sha256")
-                kex = kex.replace("curve25519-sha256", "curve25519-sha256@libssh.org")
-            transport._preferred_kex = choose(transport._preferred_kex, kex, list(names))
+        transport._preferred_kex = choose(
+            transport._preferred_kex, config.kex, list(transport._kex_info)
+        )
         for name, chosen in (
             ("Ciphers", transport._preferred_ciphers),
             ("KexAlgorithms", transport._preferred_kex),
@@ -712,6 +717,7 @@ class _AgainError(Exception):
     """The server refused the handshake before anything was said."""
 
     queued = 0.0
+    proxied = False
 
 
 def _sessions(version: str, most: int) -> int:
@@ -726,8 +732,13 @@ def _sessions(version: str, most: int) -> int:
     return most
 
 
-def _closed_on(transport: Transport) -> bool:
-    """Return whether the far side closed, as a server with too many handshakes does."""
+def _may_be_full(transport: Transport) -> bool:
+    """Return whether the far side closed as a server with too many handshakes does."""
+    if transport.host_key is not None or transport.why is not None:
+        return False
+    words = transport.packetizer.said() if not transport.remote_version else ""
+    if words:
+        return "MaxStartups" in words
     error = transport.saved_exception
     if error is None or isinstance(error, EOFError | ConnectionError):
         return True
@@ -775,6 +786,14 @@ class _Route:
                 self._proxy = dial.Proxy(self._config.proxy_command)
                 return self._proxy.sock
             return dial.connect(self._addresses, self._timeout, self._wanted)
+
+    def blame(self, error: ConnectError) -> str:
+        """Return what a ProxyCommand has to do with an error; "" if there is none."""
+        return self._proxy.fate(error) if self._proxy is not None else ""
+
+    def repeatable(self) -> bool:
+        """Return whether a closed connection may mean that there is no room for now."""
+        return self._proxy is None or self._proxy.repeatable()
 
     def _through_jump(self) -> Tunnel:
         self._jump = jump = borrow(self._hops[-1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from parallel_exec.environments.ssh.destination import Destination
+from parallel_exec.environments.ssh.prompts import Prompt
 from parallel_exec.values.secret import Secret
 
 __all__ = ["Settings"]
@@ -25,6 +26,7 @@ class Settings:
     identity_files: tuple[str, ...] = ()
     password: Secret | None = field(default=None, repr=False)
     passphrase: Secret | None = field(default=None, repr=False)
+    prompt: Prompt | None = None
     agent: bool = True
     known_hosts: tuple[str, ...] | None = None
     accept_new: bool | None = None
@@ -38,8 +40,9 @@ class Settings:
     def for_hop(self, destination: Destination) -> Settings:
         """Return the settings to log in to a jump host that is given by name only.
 
-        Keys and trust are the same; the password is not sent to another host. Timeouts
-        are the hop's own: hosts that differ in theirs still share the way there.
+        Keys and trust are the same; the password is not sent to another host, nor are
+        answers of `prompt`, which is not told who asks. Timeouts are the hop's own: hosts
+        that differ in theirs still share the way there.
         """
         return Settings(
             destination,

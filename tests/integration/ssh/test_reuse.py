@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh import auth, config, gate
+from parallel_exec.environments.ssh import config, gate, keys, prompts
 from parallel_exec.environments.ssh import pool as pools
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from tests.integration.ssh.network import network
@@ -216,7 +216,7 @@ def test_a_fork_while_others_log_in(sshd: Server) -> None:
     entry = server.enter()
     assert entry is not None
     with ExitStack() as held:
-        for lock in (auth._cache_lock, config._files_lock, gate._gates_lock):
+        for lock in (keys._cache_lock, prompts._turn, config._files_lock, gate._gates_lock):
             held.enter_context(lock)
         held.enter_context(pools.known_hosts._lock)
         child = os.fork()

@@ -125,12 +125,12 @@ def test_what_is_not_understood_is_said(tmp_path: Path, caplog: pytest.LogCaptur
     """In the log, with the place where it stands; what is misspelt too."""
     path = write(
         tmp_path,
-        "Host *\n KnownHostsCommand /bin/x\n BindAddress 10.0.0.1\n CertificateFile /k\n"
+        "Host *\n KnownHostsCommand /bin/x\n BindAddress 10.0.0.1\n PKCS11Provider /k\n"
         " HostNam typed.wrong\n ForwardAgent yes\n",
     )
     with caplog.at_level(logging.WARNING):
         found = resolve(Destination("web"), path)
-    words = ["knownhostscommand", "bindaddress", "certificatefile", "hostnam", "forwardagent"]
+    words = ["knownhostscommand", "bindaddress", "pkcs11provider", "hostnam", "forwardagent"]
     assert found.not_understood == tuple(
         f"{path}:{line}: {word} is not understood here" for line, word in enumerate(words, 2)
     )

@@ -29,9 +29,9 @@ from parallel_exec.api.many import (
     DEFAULT_CONCURRENCY,
     AsCompleted,
     ManyOptions,
-    all,
+    all as all,
     all_settled,
-    any,
+    any as any,
     as_completed,
     fail_safe,
     fast_fail,
@@ -45,7 +45,7 @@ from parallel_exec.api.mapreduce import (
     parallel_map,
     parallel_reduce,
 )
-from parallel_exec.api.one import RunOptions, run, submit
+from parallel_exec.api.one import CommandFuture, RunOptions, run, submit
 from parallel_exec.api.progress import ParallelProgress, VisualProgress
 from parallel_exec.api.tasks import Task
 from parallel_exec.engine.cancel import CancelToken
@@ -77,6 +77,9 @@ from parallel_exec.values.transfer import Transfer
 if TYPE_CHECKING:
     from parallel_exec.api.ssh import SSH
 
+__version__ = "0.1.0"
+
+# Without `all` and `any`: `from parallel_exec import *` must not replace Python's own.
 __all__ = [
     "AIMD",
     "DEFAULT_CONCURRENCY",
@@ -87,6 +90,7 @@ __all__ = [
     "AsCompleted",
     "CancelToken",
     "Command",
+    "CommandFuture",
     "ConcurrencyLimiter",
     "Cubic",
     "Environment",
@@ -129,9 +133,7 @@ __all__ = [
     "WorkerResult",
     "WorkerResults",
     "WorkerStatistics",
-    "all",
     "all_settled",
-    "any",
     "as_completed",
     "errors",
     "fail_safe",

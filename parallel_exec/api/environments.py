@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 from parallel_exec.api.closing import Closing
@@ -12,7 +11,7 @@ from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.result import Result
 
 if TYPE_CHECKING:
-    from parallel_exec.api.one import RunOptions
+    from parallel_exec.api.one import CommandFuture, RunOptions
 
 __all__ = ["Environment", "Local", "Runnable"]
 
@@ -38,7 +37,7 @@ class Environment(Protocol):
     def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
         """Run one command and wait for it; see `parallel_exec.run`."""
 
-    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
         """Start one command; see `parallel_exec.submit`."""
 
     def command(self, command: CommandLike, **options: Any) -> Command:
@@ -55,7 +54,7 @@ class Runnable(Closing):
         here: Any = {**options, "environment": self}
         return one.run(command, **here)
 
-    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
         """Start one command here; see `parallel_exec.submit`."""
         from parallel_exec.api import one
 

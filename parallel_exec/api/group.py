@@ -16,8 +16,7 @@ from parallel_exec.api.many import ManyOptions
 from parallel_exec.api.tasks import Task
 from parallel_exec.environments.base import wait_for_starts
 from parallel_exec.errors import ConfigError
-from parallel_exec.values import checks
-from parallel_exec.values import hosts as nodes
+from parallel_exec.values import checks, hosts as nodes
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
 from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.paths import file_path, for_host

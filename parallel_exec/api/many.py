@@ -25,8 +25,7 @@ from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.limits.composed import is_limit
 from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
-from parallel_exec.observers import log
-from parallel_exec.observers import progress as bars
+from parallel_exec.observers import log, progress as bars
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, name_task, run_failed

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Unpack
 
 from parallel_exec.api.environments import LOCAL
 from parallel_exec.engine.cancel import CancelToken
-from parallel_exec.engine.future import TaskFuture
+from parallel_exec.engine.future import CommandFuture
 from parallel_exec.engine.retry import RetryLike, policy
 from parallel_exec.engine.run import Run
 from parallel_exec.engine.scheduler import NO_LIMIT
@@ -22,7 +21,7 @@ from parallel_exec.values.result import Result
 if TYPE_CHECKING:
     from parallel_exec.api.environments import Environment
 
-__all__ = ["RunOptions", "run", "submit"]
+__all__ = ["CommandFuture", "RunOptions", "run", "submit"]
 
 
 class RunOptions(Options, total=False):
@@ -84,12 +83,12 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     return result
 
 
-def submit(command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result]:
+def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
     """Start one command and go on; its future gives the result.
 
     The future is like any of `concurrent.futures`: wait for it, add callbacks, give it
-    to `all`. ``Future.cancel`` of a command that runs returns False, as ever; a token
-    given as ``cancel=`` ends it. No limit applies. Commands still running when the
+    to `all`. Its `stop` and `cancel` end a running command, as does a token given as
+    ``cancel=``; see `CommandFuture`. No limit applies. Commands still running when the
     interpreter exits are ended.
 
     Args:
@@ -107,9 +106,8 @@ def submit(command: CommandLike, **options: Unpack[RunOptions]) -> Future[Result
     work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
     job = Run(NO_LIMIT, retry=policy(retry), background=True)
     task = Task(0, work)
-    future: Future[Result] = TaskFuture()
-    future.set_running_or_notify_cancel()
-    task.future = future
+    future = task.future = CommandFuture()
+    future.ended_by(job.cancel)
     job.begin([task], cancel=[] if cancel is None else [cancel])
     return future
 

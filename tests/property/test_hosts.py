@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ClusterShell.NodeSet import NodeSet  # type: ignore[import-untyped]
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values.hosts import HostSpec, fold, parse

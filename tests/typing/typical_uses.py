@@ -34,7 +34,8 @@ def one_command() -> None:
     assert_type(result.text(), str)
     assert_type(result.lines(), list[str])
     assert_type(result.check(), px.Result)
-    assert_type(px.submit(["ls", "-l"]), Future[px.Result])
+    assert_type(px.submit(["ls", "-l"]), px.CommandFuture)
+    assert_type(px.submit("ls").result(), px.Result)
     command = px.sh("grep {} {}", "pattern", Path("file"), timeout=1.5)
     assert_type(command, px.Command)
     px.run(["login", px.Secret("word")], input=b"yes", check=False)
@@ -51,7 +52,7 @@ def environments() -> None:
     """An environment has the same verbs."""
     with px.Local() as local:
         assert_type(local.run("ls"), px.Result)
-        assert_type(local.submit("ls"), Future[px.Result])
+        assert_type(local.submit("ls"), px.CommandFuture)
         assert_type(local.command("ls"), px.Command)
     anywhere: px.Environment = px.Local()
     assert_type(anywhere.run("ls"), px.Result)

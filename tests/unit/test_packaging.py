@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+import parallel_exec as px
 from parallel_exec.environments.local import spawn
 
 TREE = Path(__file__).resolve().parents[2]
@@ -79,7 +80,7 @@ def test_extension_asks_nothing_that_differs_between_pythons() -> None:
 def test_identity(metadata: Message) -> None:
     """Name, version, summary, author and license are there."""
     assert metadata["Name"] in ("parallel_exec", "parallel-exec")
-    assert metadata["Version"] == _setup_cfg()["metadata"]["version"]
+    assert metadata["Version"] == px.__version__
     assert metadata["Summary"].startswith("Run commands and functions concurrently")
     assert metadata["Author"] == "the parallel_exec contributors"
     assert metadata["License-Expression"] == "MIT"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
+import importlib.metadata
 import inspect
 from types import ModuleType
 
@@ -36,12 +38,24 @@ def test_all_is_importable(module: ModuleType) -> None:
 def test_all_is_complete(module: ModuleType) -> None:
     """Whatever of ours has a public name in a public module is in its `__all__`.
 
-    Modules apart: Python makes each an attribute of its parent when it is imported.
+    Except modules, since Python makes each an attribute of its parent when it is imported,
+    and names that hide Python's own.
     """
     own = {
         name for name, value in vars(module).items() if not name.startswith("_") and _is_ours(value)
     }
-    assert own - set(module.__all__) == set()
+    assert own - set(module.__all__) == own & set(dir(builtins))
+
+
+def test_a_star_import_replaces_nothing_of_pythons_own(module: ModuleType) -> None:
+    """After `from parallel_exec import *`, `all` and `any` are still the builtins."""
+    assert set(module.__all__) & set(dir(builtins)) == set()
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    """`px.__version__` is what was installed."""
+    px = importlib.import_module("parallel_exec")
+    assert px.__version__ == importlib.metadata.version("parallel_exec")
 
 
 def test_face_shows_its_public_modules() -> None:

@@ -16,8 +16,7 @@ import pytest
 
 import parallel_exec as px
 from parallel_exec.environments.base import Stop
-from parallel_exec.environments.ssh import ending
-from parallel_exec.environments.ssh import running as running_module
+from parallel_exec.environments.ssh import ending, running as running_module
 from parallel_exec.errors import (
     CommandTimeoutError,
     ConnectionLostError,

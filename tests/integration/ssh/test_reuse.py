@@ -12,8 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh import config, gate, keys, prompts
-from parallel_exec.environments.ssh import pool as pools
+from parallel_exec.environments.ssh import config, gate, keys, pool as pools, prompts
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from tests.integration.ssh.network import network
 from tests.integration.ssh.server import Server, listener, run, wait_until

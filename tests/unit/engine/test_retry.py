@@ -14,8 +14,7 @@ from typing import Any
 
 import pytest
 import tenacity
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from parallel_exec.engine.retry import GiveUp, Retry, RetryAgain, RetryLike, RetryPlan, policy
 from parallel_exec.errors import (

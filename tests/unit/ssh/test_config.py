@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from parallel_exec.environments.ssh import config as module
 from parallel_exec.environments.ssh.config import matches, resolve

@@ -187,8 +187,8 @@ class Honest:
     def exchanged(self, transport: Any) -> None:
         """Do something when keys have been exchanged, in the server's reading thread."""
 
-    def login(self, method: str, user: str, given: Any) -> bool:
-        """Return whether a key or a password is let in."""
+    def login(self, method: str, user: str, given: Any) -> bool | None:
+        """Return whether a key or a password is let in; None if another one is wanted as well."""
         return True
 
     def ask(self, user: str) -> tuple[str, Sequence[tuple[str, bool]]] | bool:
@@ -196,7 +196,7 @@ class Honest:
         return "", [("Password: ", False)]
 
     def answered(self, user: str, answers: list[str]) -> Any:
-        """Return what follows on the answers: a bool, or what `ask` returns."""
+        """Return what follows on the answers: as `login`, or as `ask`."""
         return True
 
     def command(self, session: Session) -> None:
@@ -421,12 +421,13 @@ class _Interface(paramiko.ServerInterface):  # type: ignore[misc]
         return True
 
     @staticmethod
-    def _verdict(accepted: bool) -> int:
-        code: int = paramiko.AUTH_SUCCESSFUL if accepted else paramiko.AUTH_FAILED
-        return code
+    def _verdict(accepted: bool | None) -> int:
+        if accepted is None:
+            return int(paramiko.AUTH_PARTIALLY_SUCCESSFUL)
+        return int(paramiko.AUTH_SUCCESSFUL if accepted else paramiko.AUTH_FAILED)
 
     def _query(self, answer: Any) -> Any:
-        if isinstance(answer, bool):
+        if answer is None or isinstance(answer, bool):
             return self._verdict(answer)
         title, prompts = answer
         return paramiko.InteractiveQuery(title, "", *prompts)

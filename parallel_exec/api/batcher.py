@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import threading
 import weakref
@@ -24,8 +23,6 @@ from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 
 __all__ = ["TaskBatcher"]
-
-log = logging.getLogger("parallel_exec")
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -307,7 +304,7 @@ def _settle(settle: Callable[[Any], None], value: object) -> None:
     except InvalidStateError:
         pass  # somebody else was faster
     except BaseException:  # a callback raised what is no `Exception`
-        log.exception("a callback of an item's future raised")
+        reactor.report("a callback of an item's future raised")
 
 
 def _checked(results: Iterable[R], wanted: int, name: str) -> list[R]:

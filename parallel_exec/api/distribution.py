@@ -9,6 +9,7 @@ lock.
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
+from parallel_exec.values.notes import add_note
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, run_failed
 
 __all__ = [
@@ -526,24 +528,40 @@ class _Distributor(Closing):
         options["concurrency"] = limit
 
         def is_over(status: Status) -> bool:
-            return status != "fulfilled" and self._pool.all_down() and not prepared.run.is_busy()
+            if status == "fulfilled" or not self._pool.all_down():
+                return False
+            of = run()
+            return of is not None and not of.is_busy()
 
         prepared = Many(items, make, name, options, first=first, also=is_over)
+        run = weakref.ref(prepared.run)  # which has this rule: no circle keeps what it gave
         return prepared
 
     @staticmethod
     def _run(prepared: Many) -> list[Task]:
         """Run all tasks; return them in their order, or raise what failed first."""
-        with closing(prepared.settled()) as settled:
-            done = sorted(settled, key=_index)
-        culprit = prepared.run.culprit
-        if culprit is not None and prepared.tolerated is None:
-            raise _named(culprit)
-        prepared.raise_if_ended_early()
-        failed = [task for task in done if task.error is not None]
-        if failed:
-            raise run_failed([_outcome(task) for task in failed], of=prepared.count)
+        done, error = _done(prepared)
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del prepared, done, error  # see `many.gather`
         return done
+
+
+def _done(prepared: Many) -> tuple[list[Task], BaseException | None]:
+    """Run all tasks; return them in their order, and what is to be raised."""
+    with closing(prepared.settled()) as settled:
+        done = sorted(settled, key=_index)
+    culprit = prepared.run.culprit
+    if culprit is not None and prepared.tolerated is None:
+        return done, _named(culprit)
+    if prepared.run.failure is not None:
+        return done, prepared.run.failure
+    failed = [task for task in done if task.error is not None]
+    if failed:
+        return done, run_failed([_outcome(task) for task in failed], of=prepared.count)
+    return done, None
 
 
 def _state(worker: Worker) -> Literal["up", "down", "probed"]:
@@ -646,8 +664,10 @@ class LoadBalancer(_Distributor):
 
         **Blocking:** until every task has ended.
         """
-        prepared = self._prepare(self._given(tasks), "execute_many", options, first="rejected")
-        return [_result(task) for task in self._run(prepared)]
+        done = self._run(
+            self._prepare(self._given(tasks), "execute_many", options, first="rejected")
+        )
+        return [_result(task) for task in done]
 
     def execute_many_settled(
         self,
@@ -749,9 +769,9 @@ class RoundRobinDistributor(_Distributor):
                 self._turn = (self._turn + 1) % len(self._workers)
             return work
 
-        prepared = self._prepare(tasks, "distribute", options, make, first="rejected")
+        done = self._run(self._prepare(tasks, "distribute", options, make, first="rejected"))
         results: dict[Worker | None, list[Any]] = {worker: [] for worker in self._workers}
-        for task in self._run(prepared):
+        for task in done:
             results[_work(task).worker].append(task.value)
         return [WorkerResults(worker.given, results[worker]) for worker in self._workers]
 
@@ -782,9 +802,7 @@ def _named(task: Task) -> BaseException:
     error = many.named(task)
     worker = _work(task).worker
     if worker is not None:
-        note = f"worker: {worker.name}"
-        if note not in getattr(error, "__notes__", ()):
-            error.add_note(note)
+        add_note(error, f"worker: {worker.name}")
     return error
 
 

@@ -100,7 +100,7 @@ class ParallelExecutor(Executor):
         self._max_pending = max_pending
         if max_pending is not None:
             checks.count("max_pending", max_pending)
-        self._lock = threading.Lock()  # guards `_closed`, against a submit that comes late
+        self._lock = threading.RLock()  # guards `_closed`, against a submit that comes late
         self._reset()
         with _executors_lock:
             _executors.add(self)
@@ -134,6 +134,7 @@ class ParallelExecutor(Executor):
 
         **Blocking:** only beyond `max_pending`, and never inside of a task of the pool.
         """
+        base.refuse_reentry()
         future: Future[T] = LendingFuture()
         task = Task(next(self._indices), Call(partial(fn, **kwargs) if kwargs else fn, args))
         task.context = copy_context()
@@ -141,7 +142,9 @@ class ParallelExecutor(Executor):
         task.future = future
         room = self._room
         if room is not None:
-            inside = isinstance(task.parent, Task) and task.parent.run is self._run
+            inside = (
+                isinstance(task.parent, Task) and getattr(task.parent, "run", None) is self._run
+            )
             if not room.acquire(blocking=not inside):
                 room = None
         with self._lock:
@@ -298,6 +301,7 @@ class LendingFuture(TaskFuture[T]):
             return super().result(timeout)
         finally:
             base.lend_no_more(place)
+            del self, place  # the traceback of what it raises holds this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """See `concurrent.futures.Future.exception`."""
@@ -307,6 +311,7 @@ class LendingFuture(TaskFuture[T]):
             return super().exception(timeout)
         finally:
             base.lend_no_more(place)
+            del self, place
 
 
 _executors: weakref.WeakSet[ParallelExecutor] = weakref.WeakSet()
@@ -330,7 +335,7 @@ def _after_fork_in_child() -> None:
     _executors_lock = threading.Lock()
     _runs.clear()
     for executor in list(_executors):
-        executor._lock = threading.Lock()
+        executor._lock = threading.RLock()
         closed = executor._closed
         executor._finalizer.detach()
         executor._reset()

@@ -173,8 +173,12 @@ class Many:
 
     def raise_if_ended_early(self) -> None:
         """Raise what ended the run, if that was not one of its tasks."""
-        if self.run.failure is not None:
-            raise self.run.failure
+        failure = self.run.failure
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del self, failure  # see `gather`
 
     def _tasks(self) -> Iterator[Task]:
         make = self._make
@@ -325,6 +329,19 @@ def gather(many: Many, *, keep: bool = True) -> list[Any]:
         many: The run.
         keep: Whether the values are wanted; if not, the list is empty.
     """
+    values, error = _gathered(many, keep)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            # The traceback holds this frame, which must not hold the error: in a circle it
+            # would wait for the cycle collector, with all that the failed function held.
+            del many, error
+    return values
+
+
+def _gathered(many: Many, keep: bool) -> tuple[list[Any], BaseException | None]:
+    """Return the values of all tasks, or what is to be raised in their place."""
     values: dict[int, Any] = {}
     failed: list[Task] = []
     with closing(many.settled()) as settled:
@@ -335,12 +352,13 @@ def gather(many: Many, *, keep: bool = True) -> list[Any]:
                 values[task.index] = task.value
     culprit = many.run.culprit
     if culprit is not None and many.tolerated is None:
-        raise named(culprit)
-    many.raise_if_ended_early()
+        return [], named(culprit)
+    if many.run.failure is not None:
+        return [], many.run.failure
     if failed:
         failed.sort(key=_index)
-        raise run_failed([task.outcome() for task in failed], of=many.count)
-    return [values[index] for index in range(len(values))]
+        return [], run_failed([task.outcome() for task in failed], of=many.count)
+    return [values[index] for index in range(len(values))], None
 
 
 def named(task: Task) -> BaseException:
@@ -399,15 +417,26 @@ def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     **Blocking:** until the first success, and until the others have been ended.
     **Cancellation, thread safety, cost:** as `all`.
     """
-    many = prepare(_some(tasks), "any", options, first="fulfilled")
+    value, error = _first_success(prepare(_some(tasks), "any", options, first="fulfilled"))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # see `gather`
+    return value
+
+
+def _first_success(many: Many) -> tuple[Any, BaseException | None]:
+    """Return the value of the first task that succeeded, or what is to be raised."""
     with closing(many.settled()) as settled:
         tasks_settled = sorted(settled, key=_index)
     winner = many.run.culprit
     if winner is not None and winner.error is None:
-        return winner.value
-    many.raise_if_ended_early()
+        return winner.value, None
+    if many.run.failure is not None:
+        return None, many.run.failure
     _refuse_none(tasks_settled)
-    raise run_failed([task.outcome() for task in tasks_settled])
+    return None, run_failed([task.outcome() for task in tasks_settled])
 
 
 @overload
@@ -434,17 +463,26 @@ def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     **Blocking:** until the first end, and until the others have been ended.
     **Cancellation, thread safety, cost:** as `all`.
     """
-    many = prepare(_some(tasks), "race", options, first="")
+    value, error = _first_end(prepare(_some(tasks), "race", options, first=""))
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # see `gather`
+    return value
+
+
+def _first_end(many: Many) -> tuple[Any, BaseException | None]:
+    """Return how the first task that settled ended: its value, or what is to be raised."""
     with closing(many.settled()) as settled:
         tasks_settled = list(settled)
     first = many.run.culprit
     if first is None:
-        many.raise_if_ended_early()
+        if many.run.failure is not None:
+            return None, many.run.failure
         _refuse_none(tasks_settled)
         first = tasks_settled[0]
-    if first.error is not None:
-        raise named(first)
-    return first.value
+    return first.value, None if first.error is None else named(first)
 
 
 @overload

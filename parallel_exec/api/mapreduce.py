@@ -143,32 +143,45 @@ def parallel_imap(
 
 
 def _as_they_come(many: Many) -> Generator[Any, None, None]:
-    with closing(many.settled()) as settled:
-        for task in settled:
-            yield _value(many, task)
-    many.raise_if_ended_early()
+    task: Task | None = None
+    try:
+        with closing(many.settled()) as settled:
+            for task in settled:
+                yield _value(many, task)
+        many.raise_if_ended_early()
+    finally:
+        del many, task  # see `gather`
 
 
 def _in_order(many: Many) -> Generator[Any, None, None]:
     early: dict[int, Task] = {}
     wanted = 0
-    with closing(many.settled(acknowledge=False)) as settled:
-        for task in settled:
-            early[task.index] = task
-            while wanted in early:
-                # What waits for its turn counts as undelivered, so that one slow item
-                # does not let all the others pile up behind it.
-                many.run.delivered += 1
-                yield _value(many, early.pop(wanted))
-                wanted += 1
-    many.raise_if_ended_early()
+    task: Task | None = None
+    try:
+        with closing(many.settled(acknowledge=False)) as settled:
+            for task in settled:
+                early[task.index] = task
+                while wanted in early:
+                    # What waits for its turn counts as undelivered, so that one slow item
+                    # does not let all the others pile up behind it.
+                    many.run.delivered += 1
+                    yield _value(many, early.pop(wanted))
+                    wanted += 1
+        many.raise_if_ended_early()
+    finally:
+        del many, task, early  # see `gather`
 
 
 def _value(many: Many, task: Task) -> Any:
+    """Take the value out of a task: it is the user's alone from now on."""
     if task.error is None:
-        return task.value
-    many.raise_if_ended_early()
-    raise named(task)
+        value, task.value = task.value, None
+        return value
+    try:
+        many.raise_if_ended_early()
+        raise named(task)
+    finally:
+        del many, task  # see `gather`
 
 
 def parallel_filter(
@@ -181,8 +194,10 @@ def parallel_filter(
 
     Args, errors, ordering and the rest: as `parallel_map`.
     """
-    many = _prepare(_Judge(fn), items, concurrency, "parallel_filter", options, first="rejected")
-    return [item for item, chosen in gather(many) if chosen]
+    judged = gather(
+        _prepare(_Judge(fn), items, concurrency, "parallel_filter", options, first="rejected")
+    )
+    return [item for item, chosen in judged if chosen]
 
 
 class _Judge(Generic[T]):

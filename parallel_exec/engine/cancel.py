@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from parallel_exec.errors import TaskCancelledError
 from parallel_exec.limits.base import current
+from parallel_exec.reactor import report
 from parallel_exec.values import checks
 
 __all__ = ["CancelToken"]
-
-log = logging.getLogger("parallel_exec")
 
 
 class CancelToken:
@@ -121,7 +119,7 @@ class CancelToken:
             try:
                 callback.call()
             except Exception:
-                log.exception("a callback of a cancel token raised: %r", callback.call)
+                report("a callback of a cancel token raised: %r", callback.call)
             except BaseException as raised:
                 interrupt = interrupt or raised
         if interrupt is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from parallel_exec.engine.task import Task
 
 __all__ = ["CommandFuture", "TaskFuture", "settle"]
-
-log = logging.getLogger("parallel_exec")
 
 T = TypeVar("T")
 
@@ -61,7 +58,7 @@ class TaskFuture(Future[T]):
             except Exception:
                 raise  # the base class logs it
             except BaseException:  # it would lose the callbacks that follow
-                log.exception("a callback of a future raised: %r", fn)
+                reactor.report("a callback of a future raised: %r", fn)
 
         with self._lock:
             self._has_callbacks = True

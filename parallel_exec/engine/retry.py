@@ -28,6 +28,7 @@ from parallel_exec.errors import (
     HostError,
     HostKeyError,
     TaskCancelledError,
+    TaskTimeoutError,
 )
 from parallel_exec.values import checks
 
@@ -203,13 +204,13 @@ class RetryState:
             return GiveUp(self._early_error)
         import tenacity
 
-        call = self._call or self._start()
-        call.outcome = tenacity.Future.construct(
-            call.attempt_number, value if error is None else error, error is not None
-        )
-        call.outcome_timestamp = now
         traceback = None if error is None else error.__traceback__
         try:
+            call = self._call or self._start()
+            call.outcome = tenacity.Future.construct(
+                call.attempt_number, value if error is None else error, error is not None
+            )
+            call.outcome_timestamp = now
             decision = self._step(call)
             if not isinstance(decision, tenacity.DoSleep):
                 return GiveUp(None, decision)
@@ -218,11 +219,12 @@ class RetryState:
             self._step(call)  # the `before` hook of the next try
             return RetryAgain(delay_s)
         except BaseException as raised:
+            # Not by assignments, which ask the `__setattr__` of an error that is the user's.
             if raised is error:
                 # Raised once more on its way through tenacity: those frames say nothing.
-                error.__traceback__ = traceback
+                BaseException.with_traceback(error, traceback)
             elif raised.__cause__ is None and raised.__context__ is None:
-                raised.__context__ = error
+                object.__setattr__(raised, "__context__", error)
             return GiveUp(raised)
 
     def _start(self) -> tenacity.RetryCallState:
@@ -358,7 +360,7 @@ def _worth_another_try(error: BaseException) -> bool:
     return (
         isinstance(error, Exception)
         and not isinstance(error, (ConfigError, *REFUSED))
-        and not getattr(error, "abandoned", False)
+        and not (isinstance(error, TaskTimeoutError) and error.abandoned)
     )
 
 

@@ -46,9 +46,10 @@ from parallel_exec.errors import (
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.rule import Verdict
-from parallel_exec.reactor import Clock
+from parallel_exec.reactor import Clock, report
 from parallel_exec.reactor.mailbox import Mailbox
 from parallel_exec.text import plain
+from parallel_exec.values.notes import begin_anew
 from parallel_exec.values.result import Result
 
 __all__ = ["Run"]
@@ -57,6 +58,7 @@ log = logging.getLogger("parallel_exec")
 
 SLOW_S = 0.001  # a task that took longer to be read than this is not waited for
 OUT_OF_THREADS_S = 0.05  # how long to wait before a thread is asked for again
+OWN_FRAMES = 3  # from `Run._call` to the function of a task: that, `_called`, `Work.call`
 
 
 class Worker:
@@ -190,6 +192,7 @@ class Run:
         """
         if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
             raise RuntimeError("a blocking call was made in the service thread of parallel_exec")
+        base.refuse_reentry()
         callbacks = []
         error: BaseException | None = None
         lending = False
@@ -221,6 +224,11 @@ class Run:
             self._deliver()
             self._tell(RunFinished(self.clock.now() - self._began, error))
             error = None  # its traceback has this frame, and with it all results
+            # Circles, in which what tasks gave or failed with would live on.
+            self._scheduler.settled.clear()
+            culprit = self._scheduler.culprit
+            if culprit is not None and culprit.state == "settled":
+                del culprit.run
 
     def _settle_all(
         self, tasks: Iterator[Task], window: Callable[[], int], at_hand: bool, acknowledge: bool
@@ -253,6 +261,7 @@ class Run:
                 exhausted = len(chunk) < wanted
                 read += len(chunk)
                 self._hand_over(chunk, exhausted)
+                del chunk  # else what they give would be kept as long as this waits
             if exhausted:
                 self._low_water = -1
             batch = len(settled)
@@ -303,7 +312,7 @@ class Run:
             try:
                 listener(event)
             except Exception:
-                log.exception("a listener raised: %r", listener)
+                report("a listener raised: %r", listener)
 
     def _deliver(self) -> None:
         events = self._scheduler.events
@@ -320,6 +329,7 @@ class Run:
             cancel: Tokens that stop the run.
             last: Whether no others will come.
         """
+        base.refuse_reentry()
         tokens = list(cancel)
         if self.parent is not None and last:
             tokens.append(CancelToken.current())
@@ -496,12 +506,20 @@ class Run:
         now = self.clock.now()
         decision: RetryAgain | GiveUp | None = None
         verdicts = base.NO_VERDICTS
-        if error is not None or task.ending is not None:
-            value, error = steps.seen(task, value, error)
-        if judged:
-            verdicts, decision = self._judged(task, value, error, now)
-        if self.retry is not None and task.retry is not None and decision is None:
-            decision = task.retry.after(value, error, now)
+        # The one place in which a try is judged. Whatever that raises, the try has ended, and
+        # its outcome is its own.
+        try:
+            if error is not None or task.ending is not None:
+                if error is not None:
+                    begin_anew(error, task.since)
+                value, error = steps.seen(task, value, error)
+            if judged:
+                verdicts, decision = self._judged(task, value, error, now)
+            if self.retry is not None and task.retry is not None and decision is None:
+                decision = task.retry.after(value, error, now)
+        except BaseException:
+            report("the end of a try could not be judged: %s", task.label())
+            decision, verdicts = None, base.NO_VERDICTS
         ended = self._scheduler.ended
         return self._step(
             ended, task, attempt, value, error, decision, verdicts, now, worker=worker
@@ -522,9 +540,12 @@ class Run:
         answer: float | BaseException | None = None
         for part in task.parts:
             if part.judges:
-                verdicts[part] = part.judge(task, outcome)
-                if answer is None and verdicts[part] == "overload":
-                    answer = part.again(task, outcome)
+                try:
+                    verdicts[part] = part.judge(task, outcome)
+                    if answer is None and verdicts[part] == "overload":
+                        answer = part.again(task, outcome)
+                except BaseException:  # it costs its own verdict, and no retry
+                    report("a limiter could not judge a try: %r", part)
         if isinstance(answer, BaseException):
             return verdicts, GiveUp(answer)
         return verdicts, None if answer is None else RetryAgain(answer)
@@ -552,7 +573,7 @@ class Run:
         mine: Task | None = None
         if self._lock.acquire(False):
             try:
-                step(*args)
+                _make(step, args)
                 actions = self._take()
             finally:
                 self._lock.release()
@@ -578,11 +599,7 @@ class Run:
         inbox = self._inbox
         while True:
             while inbox:
-                step, args = inbox.popleft()
-                try:
-                    step(*args)
-                except BaseException:  # as in `_perform`: the others' steps are not to be lost
-                    log.exception("a step failed: %r", step)
+                _make(*inbox.popleft())
             self._hungry = not state.queued or state.stopping is not None
             if not inbox:
                 break
@@ -632,7 +649,7 @@ class Run:
             except BaseException as error:
                 # Somebody's environment or limit breaks the rule never to raise here, or a
                 # callback raises SystemExit: that is not to cost the actions that follow.
-                log.exception("an action failed: %s %r", verb, subject)
+                report("an action failed: %s %r", verb, subject)
                 if verb is steps.START:
                     self.clock.post(self.attempt_ended, subject, subject.attempt, None, error)
         return mine
@@ -643,7 +660,11 @@ class Run:
         elif verb is steps.AGAIN:
             subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
         elif verb is steps.GIVE_UP_AFTER:
-            self.clock.call_at(self.clock.now() + self.kill_after, self._give_up, subject, argument)
+            subject.timer = self.clock.call_at(
+                self.clock.now() + self.kill_after, self._give_up, subject, argument
+            )
+            if subject.state != "ending":  # it has ended meanwhile
+                subject.timer.cancel()
         elif verb is steps.KILL:
             if subject.execution is not None:
                 subject.execution.kill()
@@ -749,13 +770,14 @@ class Run:
                     return
         finally:
             self._workers.discard(worker)
+            del self  # what a function raised refers to this frame, and the run to that
 
     def _initialized(self, worker: Worker) -> bool:
         assert self._initialize is not None
         try:
             self._initialize()
         except BaseException as error:
-            log.critical("the initializer of a thread raised", exc_info=True)
+            report("the initializer of a thread raised", level=logging.CRITICAL)
             task = worker.task
             self._break(error)
             if task is not None:
@@ -802,22 +824,28 @@ class Run:
 
     def _call(self, task: Task) -> tuple[Any, BaseException | None]:
         future = task.future
-        if future is not None and task.attempt == 1 and not future.set_running_or_notify_cancel():
-            return None, TaskCancelledError(
-                f"was cancelled before it started: {plain(task.label())}"
-            )
-        if self._initialize is not None and self.failure is not None:
-            return None, _broken()
-        if self._prepares or task.work.timeout is not None:
-            self._begin(task)
-        task.execution = task
-        if task.ending is not None:
-            return None, TaskCancelledError(
-                f"was cancelled before it started: {plain(task.label())}"
-            )
         try:
+            if (
+                future is not None
+                and task.attempt == 1
+                and not future.set_running_or_notify_cancel()
+            ):
+                return None, TaskCancelledError(
+                    f"was cancelled before it started: {plain(task.label())}"
+                )
+            if self._initialize is not None and self.failure is not None:
+                return None, _broken()
+            if self._prepares or task.work.timeout is not None:
+                self._begin(task)
+            task.execution = task
+            if task.ending is not None:
+                return None, TaskCancelledError(
+                    f"was cancelled before it started: {plain(task.label())}"
+                )
             return (task.context or self.context).copy().run(_called, task), None
         except BaseException as error:
+            _leave_out_own_frames(error)
+            del self, task, future  # this frame as well
             return None, error
 
     def _resolve(self, task: Task) -> None:
@@ -834,6 +862,30 @@ class Run:
             self._deadline_timer.cancel()
         self._dismiss()
         self._ring()
+
+
+def _leave_out_own_frames(error: BaseException) -> None:
+    """Take the frames between `Run._call` and the function of a task out of a traceback.
+
+    They hold the task, which holds the error: a circle, in which all that the function held
+    would wait for the cycle collector. The function's own frame refers to them, too.
+    """
+    traceback = error.__traceback__
+    for at in range(OWN_FRAMES):
+        if traceback is None:
+            break
+        if at > 0:  # the first is still being executed
+            traceback.tb_frame.clear()
+        traceback = traceback.tb_next
+    BaseException.with_traceback(error, traceback)
+
+
+def _make(step: Callable[..., object], args: tuple[Any, ...]) -> None:
+    """Make a step. What it raises is told of: the steps that follow are not to be lost."""
+    try:
+        step(*args)
+    except BaseException:
+        report("a step failed: %r", step)
 
 
 def _called(task: Task) -> Any:

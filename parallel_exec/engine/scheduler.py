@@ -98,10 +98,10 @@ def seen(task: Task, value: Any, error: BaseException | None) -> tuple[Any, Base
     return value, error
 
 
-def _because(reason: Reason, culprit: Task) -> TaskCancelledError:
+def _because(reason: Reason, index: int, label: str) -> TaskCancelledError:
     """Return the error of a task that was skipped because of another."""
     ended = "failed" if reason == "failed" else "came first"
-    return TaskCancelledError(f"skipped: task {culprit.index} {ended}: {plain(culprit.label())}")
+    return TaskCancelledError(f"skipped: task {index} {ended}: {plain(label)}")
 
 
 class Scheduler:
@@ -216,11 +216,13 @@ class Scheduler:
             self._settle(task, "fulfilled", value, None, now)
         else:
             self._tried(task, value, error, decision, now)
-        # Not before: if the run stops with this task, its place is not for the next one.
-        if task.held:
-            self._release(task, verdicts)
-        if not self.live:
-            self._finish_if_over()
+        try:
+            # Not before: if the run stops with this task, its place is not for the next one.
+            if task.held:
+                self._release(task, verdicts)
+        finally:  # a limit that is the user's may have raised
+            if not self.live:
+                self._finish_if_over()
 
     def _tried(
         self,
@@ -360,6 +362,9 @@ class Scheduler:
     def _end(self, task: Task, reason: str) -> None:
         task.state = "ending"
         task.ending = reason
+        if task.timer is not None:  # of its timeout
+            task.timer.cancel()
+            task.timer = None
         self.actions.append((END, task, reason))
         if task.work.abandonable:
             self.actions.append((GIVE_UP_AFTER, task, task.attempt))
@@ -407,11 +412,11 @@ class Scheduler:
     def _settle(
         self, task: Task, status: Status, value: Any, error: BaseException | None, now: float
     ) -> None:
+        task.state = "settled"
         if task.timer is not None:
             task.timer.cancel()
             task.timer = None
         task.execution = None  # which has the task: no circle keeps what was captured
-        task.state = "settled"
         task.status = status
         task.value = value
         task.error = error
@@ -426,7 +431,7 @@ class Scheduler:
         if self.stop_rule is not None and self.stopping is None and self.stop_rule(status):
             self.culprit = task
             reason: Reason = "won" if status == "fulfilled" else "failed"
-            self.stop(reason, partial(_because, reason, task), now)
+            self.stop(reason, partial(_because, reason, task.index, task.label()), now)
 
     def _finish_if_over(self) -> None:
         if not self.finished and not self.live and self.closed:

@@ -9,6 +9,7 @@ from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.errors import CommandStartError, HostError
 from parallel_exec.limits.base import Request
 from parallel_exec.reactor import Timer
+from parallel_exec.reactor.mishaps import is_interrupt
 from parallel_exec.values.outcome import Outcome, Status
 from parallel_exec.values.result import Result
 
@@ -128,7 +129,12 @@ class Task(Request):
 
     def label(self) -> str:
         """Return what reports and errors call it."""
-        return self.work.label()
+        try:
+            return self.work.label()
+        except BaseException as error:  # somebody's `__repr__`: a name costs no outcome
+            if is_interrupt(error):
+                raise
+            return type(self.work).__name__
 
     def token(self) -> CancelToken:
         """Return the token that the task's function sees."""

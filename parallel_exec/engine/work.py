@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
-from typing import Any
+from concurrent.futures import CancelledError, Executor, Future
+from typing import TYPE_CHECKING, Any
 
 from parallel_exec.engine.task import PENDING, Stoppable, Task
 from parallel_exec.environments.base import Backend
 from parallel_exec.errors import ConfigError
 from parallel_exec.values.command import Command
+
+if TYPE_CHECKING:
+    from parallel_exec.engine.run import Run
 
 __all__ = ["Broken", "Call", "Running", "Send", "Shell", "name_of"]
 
@@ -20,8 +23,11 @@ def name_of(fn: object) -> str:
     """Return the qualified name of a function, or what comes closest."""
     while isinstance(fn, functools.partial):
         fn = fn.func
-    name = getattr(fn, "__qualname__", None) or getattr(type(fn), "__qualname__", "?")
-    return str(name).replace("<locals>.", "")
+    try:
+        name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
+        return str(name).replace("<locals>.", "")
+    except Exception:  # it is somebody's property
+        return type(fn).__qualname__
 
 
 class Call:
@@ -208,13 +214,33 @@ class _Cancellable:
 
 def _follow(future: Future[Any], task: Task) -> None:
     """Report the end of `future` as the end of this try of `task`."""
-    run, attempt = task.run, task.attempt
+    future.add_done_callback(_Follower(task))
 
-    def done(future: Future[Any]) -> None:
+
+class _Follower:
+    """Reports the end of a future as the end of a try. The future keeps it for good, so it lets
+    go of the task: in a circle, what the future gave would wait for the cycle collector.
+    """
+
+    __slots__ = ("_of",)
+
+    def __init__(self, task: Task) -> None:
+        self._of: tuple[Run, Task, int] | None = task.run, task, task.attempt
+
+    def __call__(self, future: Future[Any]) -> None:
+        of, self._of = self._of, None
+        assert of is not None
+        run, task, attempt = of
+        value: Any = None
+        error: BaseException | None
+        # Asked for, not raised: a traceback would hold this frame, and with it the task.
         try:
-            value, error = future.result(timeout=0), None
-        except BaseException as raised:
-            value, error = None, raised
+            if future.cancelled():
+                error = CancelledError()
+            else:
+                error = future.exception(timeout=0)
+                if error is None:
+                    value = future.result(timeout=0)
+        except BaseException as raised:  # it is somebody else's class of future
+            error = raised
         run.clock.post(run.attempt_ended, task, attempt, value, error)
-
-    future.add_done_callback(done)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import codecs
 import io
-import logging
 import threading
 from collections.abc import Callable
 
+from parallel_exec.reactor import report
 from parallel_exec.reactor.mailbox import Mailbox
 from parallel_exec.values.command import Command
 
 __all__ = ["LineSplitter", "Output"]
-
-log = logging.getLogger("parallel_exec")
 
 LONGEST_LINE = 1 << 20  # an unfinished line is handed over at this many bytes
 BACKLOG = 1 << 20  # bytes that may wait for slow callbacks before reading pauses
@@ -186,7 +184,7 @@ class Output:
             try:
                 call(line)
             except BaseException:  # a SystemExit, too: the command's end is told after this
-                log.exception("a callback for output raised: %r", call)
+                report("a callback for output raised: %r", call)
         with self._lock:
             was_full = self._backlog > BACKLOG
             self._backlog -= len(data)

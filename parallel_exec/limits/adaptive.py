@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import logging
 import random
 import socket
 import time
@@ -30,12 +29,11 @@ from parallel_exec.limits.aimd import AIMD
 from parallel_exec.limits.base import Request
 from parallel_exec.limits.fixed import BlockingLimiter, outcome_of
 from parallel_exec.limits.rule import Rule, Sample, Verdict
+from parallel_exec.reactor import report
 from parallel_exec.values import checks
 from parallel_exec.values.outcome import Outcome
 
 __all__ = ["AIMDController", "AdaptiveStatistics", "Classify", "LimitChange"]
-
-log = logging.getLogger("parallel_exec")
 
 Classify = Callable[[Outcome[Any]], Verdict | None]
 
@@ -223,6 +221,7 @@ class AIMDController(BlockingLimiter):
         least = checks.count("min_limit", min_limit)
         if max_limit is not None:
             checks.count("max_limit", max_limit, minimum=least)
+        base.refuse_reentry()
         with base.LOCK:
             self._rule.set_bounds(min_limit, max_limit)
             self._min_limit, self._max_limit = min_limit, max_limit
@@ -264,7 +263,7 @@ class AIMDController(BlockingLimiter):
         try:
             return self._verdict(outcome)
         except BaseException:  # this thread is not the user's, and must not end by it
-            log.exception("classify= raised: %r", self._classify)
+            report("classify= raised: %r", self._classify)
             return "neither"
 
     def again(self, request: Request, outcome: Outcome[Any]) -> float | None:
@@ -317,7 +316,7 @@ class AIMDController(BlockingLimiter):
             else:
                 verdict = self._verdict(outcome_of(place, value, error, fn))
         except Exception:
-            log.exception("classify= raised: %r", self._classify)
+            report("classify= raised: %r", self._classify)
         finally:  # an interrupt may have come meanwhile: the place goes back all the same
             super()._leave(place, value, error, fn, verdict)
             base.set_alarms()
@@ -339,7 +338,7 @@ class AIMDController(BlockingLimiter):
             self._rule.update(Sample(verdict, request.since, now, int(in_flight), waiting))
             self._adopt(now)
         except Exception as error:  # the lock is held, so it is told of later
-            told = functools.partial(log.error, "rule= raised: %r", self._rule, exc_info=error)
+            told = functools.partial(report, "rule= raised: %r", self._rule, error=error)
             base.alarms.append(told)
 
     def _adopt(self, now: float) -> None:
@@ -365,7 +364,8 @@ class AIMDController(BlockingLimiter):
         if isinstance(verdict, str) and verdict in self._counts:
             return verdict
         wanted = '"success", "overload", "neither" or None'
-        log.error("%s", checks.refuse("what classify= answers", verdict, wanted))
+        refusal = checks.refuse("what classify= answers", verdict, wanted)
+        report("classify= gave no verdict: %r", self._classify, error=refusal)
         return "neither"
 
 

@@ -17,6 +17,15 @@ microseconds and never while foreign code runs, so one for all costs no more tha
 each, and a step over several limiters is atomic without an order of locks. Whoever
 releases a place is handed the requests that were granted by it and tells them after the
 lock is released.
+
+A signal handler or a finalizer can run between any two lines, also while its thread holds
+the lock. It cannot have a place then: the counters may be half changed, and whoever would
+give a place back waits for the lock. So it gets an error (`refuse_reentry`). The lock can be
+taken twice by one thread only so that its owner is known.
+
+The methods that a subclass may have written (`_fits`, `_room`, `_taken`, `_returned`) are
+foreign code. What they raise is told of after the lock is released, and costs neither a place
+nor a request its turn.
 """
 
 from __future__ import annotations
@@ -33,6 +42,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 from parallel_exec.limits.rule import Verdict
+from parallel_exec.reactor import report
 
 if TYPE_CHECKING:
     from parallel_exec.values.outcome import Outcome
@@ -51,6 +61,7 @@ __all__ = [
     "grant_or_move",
     "lend",
     "lend_no_more",
+    "refuse_reentry",
     "regrant",
     "release",
     "set_alarms",
@@ -62,11 +73,26 @@ __all__ = [
 T = TypeVar("T")
 RequestT = TypeVar("RequestT", bound="Request")
 
-LOCK = threading.Lock()  # guards every limiter's counter and line and every request's state
+LOCK = threading.RLock()  # guards every limiter's counter and line and every request's state
 _arrival = itertools.count(1)
 _limiters: WeakSet[Limiter] = WeakSet()
 alarms: deque[Callable[[], object]] = deque()  # appended to with `LOCK` held; see `set_alarms`
 NO_VERDICTS: Mapping[Limiter, Verdict] = {}
+_inside: Callable[[], bool] = LOCK._is_owned  # type: ignore[attr-defined]
+
+
+def refuse_reentry() -> None:
+    """Do nothing, or raise where this thread has been interrupted inside of a limiter.
+
+    Raises:
+        RuntimeError: A signal handler or a finalizer has interrupted this thread while it
+            held `LOCK`. What it waits for would never come.
+    """
+    if _inside():
+        raise RuntimeError(
+            "a limiter was used in a signal handler or a finalizer that interrupted its own "
+            "thread inside of a limiter: use it in another thread, or after the handler"
+        )
 
 
 class Request:
@@ -168,6 +194,7 @@ class Limiter:
     @property
     def waiting(self) -> int:
         """How many requests wait for room now."""
+        refuse_reentry()
         with LOCK:
             return len({id(request) for _, _, request in self._line if request._line is self})
 
@@ -178,11 +205,13 @@ class Limiter:
 
     def pause(self) -> None:
         """Let nothing new begin. What runs goes on; who asks for room waits."""
+        refuse_reentry()
         with LOCK:
             self._paused = True
 
     def resume(self) -> None:
         """Let things begin again, those that waited first. Idempotent."""
+        refuse_reentry()
         with LOCK:
             self._paused = False
         regrant(self)
@@ -238,6 +267,20 @@ class Limiter:
         # A heavy one that can borrow all that is taken runs alone, as at the top level.
         return rest <= 0 or self._room(rest) or self._in_flight <= amount
 
+    def _has_room(self, request: Request) -> bool:
+        """Return what `_fits` says. If it raises, requests go one after the other, so that
+        nobody waits for ever.
+        """
+        try:
+            return self._fits(request)
+        except BaseException as error:
+            self._raised("_fits", error)
+            return self._in_flight <= 0
+
+    def _raised(self, hook: str, error: BaseException) -> None:
+        """Tell of what a hook has raised, when the lock has been released."""
+        alarms.append(lambda: report("%s of a limiter raised: %r", hook, self, error=error))
+
     def _admits(self, request: Request) -> bool:
         """Return whether `request`, just arrived, can have its place at once."""
         line = self._line
@@ -254,7 +297,7 @@ class Limiter:
             if request.parent is None or self._paused:
                 return False
             return _loan(request, self)[1] >= request.weight
-        return self._fits(request)
+        return self._has_room(request)
 
     def _take(self, request: Request) -> None:
         amount = request.weight
@@ -267,7 +310,10 @@ class Limiter:
                 request._borrowed = request._borrowed or {}
                 request._borrowed[self] = (lender, borrowed)
         self._in_flight += amount
-        self._taken(request)
+        try:
+            self._taken(request)
+        except BaseException as error:
+            self._raised("_taken", error)
 
     def _give(self, request: Request, verdict: Verdict, now: float) -> None:
         amount = request.weight
@@ -285,7 +331,10 @@ class Limiter:
         # Never below 0: in a forked child the counters start anew (`_after_fork_in_child`).
         left = self._in_flight - amount
         self._in_flight = left if left > 0 else 0
-        self._returned(request, verdict, now)
+        try:
+            self._returned(request, verdict, now)
+        except BaseException as error:
+            self._raised("_returned", error)
 
     def _queue(self, request: Request) -> None:
         request._line = self
@@ -306,7 +355,7 @@ class Limiter:
             request = line[0][2]
             if request._line is not self:  # it was withdrawn, or has its place already
                 line.popleft()
-            elif self._fits(request):
+            elif self._has_room(request):
                 line.popleft()
                 grant_or_move(request, granted, self)
             else:
@@ -331,18 +380,22 @@ class Limiter:
             head = line[0][2]
             if head._line is not self:
                 line.popleft()
-            elif head.parent is not None or head.parts is not self._only:
+                continue
+            if head.parent is not None or head.parts is not self._only:
                 self._grant(granted)
                 break
-            elif self._paused or not self._room(head.weight):
+            try:
+                room = not self._paused and self._room(head.weight)
+            except BaseException:
+                room = self._has_room(head)
+            if not room:
                 break
-            else:
-                line.popleft()
-                self._in_flight += head.weight
-                head._line = None
-                head.held = True
-                head.since = now
-                granted.append(head)
+            line.popleft()
+            self._in_flight += head.weight
+            head._line = None
+            head.held = True
+            head.since = now
+            granted.append(head)
 
 
 def _loan(request: Request, limiter: Limiter) -> tuple[Request | None, float]:
@@ -385,6 +438,7 @@ def acquire(request: Request, limit: Limit) -> bool:
         Whether it has its place. If not, `request.granted` is called once, later,
         unless it is withdrawn before.
     """
+    refuse_reentry()
     request.parts = limit.parts(request)
     with LOCK:
         if _placed(request):
@@ -398,6 +452,7 @@ def acquire_each(requests: Iterable[RequestT]) -> list[RequestT]:
     """Do for each of `requests`, which know their parts, what `acquire` does; return those
     that have their place.
     """
+    refuse_reentry()
     with LOCK:
         placed = [request for request in requests if _placed(request)]
     if alarms:
@@ -427,6 +482,7 @@ def release(request: Request, verdicts: Mapping[Limiter, Verdict] = NO_VERDICTS)
         The requests that were granted by it; the caller tells them (`tell`).
     """
     granted: list[Request] = []
+    refuse_reentry()
     with LOCK:
         if not request.held:
             return granted
@@ -455,6 +511,7 @@ def withdraw(request: Request) -> tuple[bool, list[Request]]:
         it did not wait any more, it has been granted and must be released.
     """
     granted: list[Request] = []
+    refuse_reentry()
     with LOCK:
         limiter = request._line
         if limiter is None:
@@ -470,6 +527,7 @@ def lend(request: Request | None) -> None:
     if request is None:
         return
     granted: list[Request] = []
+    refuse_reentry()
     with LOCK:
         request._lending += 1
         if request.held:
@@ -483,12 +541,14 @@ def lend(request: Request | None) -> None:
 def lend_no_more(request: Request | None) -> None:
     """The code of `request` goes on; see `lend`."""
     if request is not None:
+        refuse_reentry()
         with LOCK:
             request._lending -= 1
 
 
 def regrant(limiter: Limiter) -> None:
     """Serve the line of `limiter` after its room has changed. Not with `LOCK` held."""
+    refuse_reentry()
     granted: list[Request] = []
     with LOCK:
         limiter._grant(granted)

@@ -113,6 +113,7 @@ class BlockingLimiter(Limiter):
             self._check_weight(weight)
         if priority:
             checks.number("priority", priority, minimum=-math.inf)
+        base.refuse_reentry()
         if weight != 1 or base.current.get() is not None:
             waited = base.wait_for_place(self, weight, priority)
             assert waited is not None  # there was no time limit

@@ -29,6 +29,7 @@ from parallel_exec.engine.events import (
     TaskRetrying,
     TaskStarted,
 )
+from parallel_exec.reactor.mishaps import has_handler
 from parallel_exec.text import MESSAGE, plain
 
 __all__ = ["listen", "wanted", "wanted_each"]
@@ -67,7 +68,7 @@ def wanted(kind: type[Event] | None = None) -> bool:
     events which nobody sees need not be made.
     """
     level = max(LEVELS.values()) if kind is None else LEVELS[kind]
-    return logger.isEnabledFor(level) and _has_handler()
+    return logger.isEnabledFor(level) and has_handler()
 
 
 def wanted_each() -> bool:
@@ -110,13 +111,3 @@ def listen(event: Event) -> None:
 
 def _because(error: BaseException | None) -> str:
     return "" if error is None else f" ({type(error).__name__}: {plain(error, MESSAGE)})"
-
-
-def _has_handler() -> bool:
-    """Return whether a record would reach a handler that does something with it."""
-    at: logging.Logger | None = logger
-    while at is not None:
-        if not all(isinstance(handler, logging.NullHandler) for handler in at.handlers):
-            return True
-        at = at.parent if at.propagate else None
-    return False

@@ -17,7 +17,6 @@ from __future__ import annotations
 import errno
 import heapq
 import itertools
-import logging
 import os
 import select
 import sys
@@ -28,10 +27,9 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from parallel_exec.reactor import poller
+from parallel_exec.reactor.mishaps import report
 
 __all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
-
-log = logging.getLogger("parallel_exec")
 
 LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
 CROWD = 600  # where more descriptors are watched, a rest is taken when some have ended
@@ -281,7 +279,7 @@ def _do(call: Callable[..., object], args: tuple[Any, ...]) -> None:
     try:
         call(*args)
     except BaseException:
-        log.exception("the service thread met an error in %r", call)
+        report("the service thread met an error in %r", call)
 
 
 def starts_no_more_threads(error: RuntimeError) -> bool:

@@ -7,17 +7,15 @@ exists only while there is something to call.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from parallel_exec.reactor.loop import get, starts_no_more_threads
+from parallel_exec.reactor.mishaps import report
 
 __all__ = ["Mailbox"]
-
-log = logging.getLogger("parallel_exec")
 
 LINGER_S = 0.05  # how long the thread waits for more before it ends
 
@@ -75,5 +73,5 @@ class Mailbox:
             try:
                 call(*args)
             except BaseException:  # a SystemExit, too: others wait for what follows
-                log.exception("a callback raised: %r", call)
+                report("a callback raised: %r", call)
             del call, args

@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, TypeVar, overload
 from parallel_exec.errors import RunFailedError
 from parallel_exec.text import plain
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.notes import add_note
 
 __all__ = ["Outcome", "Outcomes", "Status", "name_task", "run_failed"]
 
@@ -146,9 +147,8 @@ class Outcomes(Sequence[Outcome[T_co]]):
 
 def name_task(error: BaseException, index: int, label: str, attempts: int) -> None:
     """Add the note to `error` that names its task, once."""
-    note = f"task {index}: {plain(label)}" + (f" ({attempts} attempts)" if attempts > 1 else "")
-    if note not in getattr(error, "__notes__", ()):
-        error.add_note(note)
+    attempted = f" ({attempts} attempts)" if attempts > 1 else ""
+    add_note(error, f"task {index}: {plain(label)}{attempted}")
 
 
 def run_failed(outcomes: Sequence[Outcome[Any]], *, of: int | None = None) -> RunFailedError:

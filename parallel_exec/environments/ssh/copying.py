@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,12 @@ from parallel_exec.environments.ssh.sftp_packets import (
     StatusError,
 )
 from parallel_exec.errors import FileTransferError
+from parallel_exec.reactor import report
 from parallel_exec.text import plain
 from parallel_exec.values.transfer import Transfer
 
 __all__ = ["FILES_AT_ONCE", "IN_FLIGHT", "PLAIN_MODE", "Copying", "Progress", "last_name", "shown"]
 
-log = logging.getLogger("parallel_exec")
 
 IN_FLIGHT = 8 << 20  # bytes asked for and not yet there
 FILES_AT_ONCE = 64  # small ones take four round trips each
@@ -63,7 +62,7 @@ class Copying:
             try:
                 self._progress(self._bytes, self.total)
             except Exception:
-                log.exception("a callback for progress raised: %r", self._progress)
+                report("a callback for progress raised: %r", self._progress)
 
     def failed(self, path: bytes, why: str) -> FileTransferError:
         """Return the error for a file on the host."""

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
+from parallel_exec.values.names import user_fault
 
 __all__ = ["MAX_HOSTS", "HostSpec", "fold", "parse", "parse_file"]
 
@@ -37,7 +38,7 @@ RANGE = re.compile(r"\s*([0-9]+)(?:\s*-\s*([0-9]+)(?:\s*/\s*([0-9]+))?)?\s*")
 WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|[^\s"'])+""")  # one word of a host file
 KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 HOST_SIGNS = "-._+"
-NOT_IN_USERS = "'\"`;&<>|(){}[]:"
+NOT_IN_USERS = "[]:"  # besides what no user may have
 
 Key = tuple[str | None, str, int | None]
 
@@ -292,13 +293,14 @@ def _parts(source: _Source, start: int, end: int) -> tuple[str | None, int, int,
 def _check_user(source: _Source, start: int, end: int) -> None:
     if start == end:
         raise source.error(start, "a user is missing before '@'")
-    if source.text[start] == "-":
-        raise source.error(start, "a user cannot start with '-'")
     for position in range(start, end):
         sign = source.text[position]
-        if sign in NOT_IN_USERS or not sign.isprintable():
+        if sign in NOT_IN_USERS:
             # What follows a colon is a password, most likely: not to be shown.
             raise source.error(position, f"a user cannot have {sign!r}", quote=sign != ":")
+    fault = user_fault(source.text[start:end])
+    if fault is not None:
+        raise source.error(start + fault.at, fault.what)
 
 
 def _address(source: _Source, start: int, end: int) -> str | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 
 from parallel_exec.errors import ConfigError
+from parallel_exec.values.names import host_fault, user_fault
 
-__all__ = ["Destination"]
+__all__ = ["Destination", "service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,12 @@ class Destination:
     host: str
     user: str | None = None
     port: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse, wherever they come from, names that a shell could take for something else."""
+        fault = host_fault(self.host) or user_fault(self.user or "")
+        if fault is not None:
+            raise ConfigError(f"destination cannot be {str(self)!r}: {fault.what}")
 
     @classmethod
     def parse(cls, text: str) -> Destination:
@@ -44,13 +52,11 @@ class Destination:
             if not user:
                 raise ConfigError(f"destination has an empty user: {text!r}")
         host, port = _host_and_port(rest, text)
-        for part in (user or "", host):
-            if part.startswith("-"):  # it would be an option of ssh and of proxy commands
-                raise ConfigError(f"destination has a part that begins with '-': {text!r}")
-            if any(not char.isprintable() or char.isspace() for char in part):
-                raise ConfigError(f"destination has a space or control character: {text!r}")
         if not host:
             raise ConfigError(f"destination has no host: {text!r}")
+        fault = host_fault(host) or user_fault(user or "")
+        if fault is not None:
+            raise ConfigError(f"destination cannot be {text!r}: {fault.what}")
         return cls(host, user, port)
 
     def __str__(self) -> str:
@@ -72,6 +78,15 @@ def _host_and_port(rest: str, text: str) -> tuple[str, int | None]:
 
 
 def _port(digits: str, text: str) -> int:
-    if not (digits.isascii() and digits.isdigit()) or not 0 < int(digits) < 65536:
+    port = service(digits)
+    if not (port.isascii() and port.isdigit()) or len(port) > 5 or not 0 < int(port) < 65536:
         raise ConfigError(f"destination has a port that is not between 1 and 65535: {text!r}")
-    return int(digits)
+    return int(port)
+
+
+def service(port: str) -> str:
+    """Return the number of a port that is given by the name of its service, as "ssh"."""
+    try:
+        return port if port.isdigit() else str(socket.getservbyname(port, "tcp"))
+    except (OSError, UnicodeError, ValueError):
+        return port

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from parallel_exec.environments.ssh.config import matches
+from parallel_exec.environments.ssh.config_file import matches
 from parallel_exec.errors import HostKeyError
 
 __all__ = ["Entry", "HostKeys", "KnownHosts", "fingerprint", "host_names"]

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh import config, gate, keys, pool as pools, prompts
+from parallel_exec.environments.ssh import config_file, gate, keys, pool as pools, prompts
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from tests.integration.ssh.network import network
 from tests.integration.ssh.server import Server, listener, run, wait_until
@@ -215,7 +215,7 @@ def test_a_fork_while_others_log_in(sshd: Server) -> None:
     entry = server.enter()
     assert entry is not None
     with ExitStack() as held:
-        for lock in (keys._cache_lock, prompts._turn, config._files_lock, gate._gates_lock):
+        for lock in (keys._cache_lock, prompts._turn, config_file._files_lock, gate._gates_lock):
             held.enter_context(lock)
         held.enter_context(pools.known_hosts._lock)
         child = os.fork()

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from parallel_exec.environments.ssh import config as module
-from parallel_exec.environments.ssh.config import matches, resolve
+from parallel_exec.environments.ssh.config import HostConfig, interpret, resolve
+from parallel_exec.environments.ssh.config_file import matches
 from parallel_exec.environments.ssh.destination import Destination
-from parallel_exec.errors import ConfigError
+from parallel_exec.environments.ssh.evaluation import Evaluation
+from parallel_exec.errors import ConfigError, ConnectError
 
 needs_ssh = pytest.mark.skipif(
     shutil.which("ssh") is None, reason="needs OpenSSH's client: apt-get install openssh-client"
@@ -36,9 +39,11 @@ def test_the_first_value_stands(tmp_path: Path) -> None:
     assert (found.port, found.user) == (3000, "me")
 
 
-def test_include_stays_within_its_block(tmp_path: Path) -> None:
-    """What it includes applies where it stands, and relative to the file's folder."""
-    write(tmp_path, "Port 1\nHost b\n User in-b\n", "one.conf")
+def test_include_stays_within_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it includes applies where it stands, relative to ``~/.ssh`` as in OpenSSH."""
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / ".ssh", "Port 1\nHost b\n User in-b\n", "one.conf")
     path = write(tmp_path, "Host a\n Include *.conf\nHost *\n Port 2\n User out\n")
     assert resolve(Destination("a"), path).port == 1
     assert resolve(Destination("b"), path).port == 2
@@ -146,43 +151,6 @@ def test_what_asks_for_nothing_here_is_not_said(tmp_path: Path) -> None:
     assert resolve(Destination("web"), path).not_understood == ()
 
 
-@needs_ssh
-def test_what_is_not_understood_is_said_of_the_clients_answer_too(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Whoever evaluates the file, what is not done here is said."""
-    path = write(tmp_path, "Match exec true\n BindAddress 10.0.0.1\n ForwardAgent no\n")
-    with caplog.at_level(logging.WARNING):
-        found = resolve(Destination("asked.example"), path)
-    assert found.not_understood == (
-        "bindaddress of the configuration of asked.example is not understood here",
-    )
-    assert found.not_understood[0] in caplog.text
-
-
-def test_match_exec_without_a_client_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The block is passed over, and that is said."""
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    path = write(tmp_path, "Match exec true\n Port 1\nMatch all\n Port 2\n")
-    found = resolve(Destination("web"), path)
-    assert found.port == 2
-    assert "Match exec" in found.not_understood[0]
-
-
-@needs_ssh
-def test_match_exec_is_asked_of_the_client(tmp_path: Path) -> None:
-    """Its answer stands, and its defaults are not taken for wishes."""
-    path = write(
-        tmp_path, 'Match exec "test %h = web"\n Port 1\n IdentityFile /k\nHost *\n Port 2\n'
-    )
-    found = resolve(Destination("web"), path)
-    assert (found.port, found.identity_files, found.ciphers) == (1, ("/k",), None)
-    assert resolve(Destination("db"), path).port == 2
-    assert not resolve(Destination("db"), path).explicit_keys
-
-
 @pytest.mark.parametrize("text", ["Port x", "Port", 'User "a', "%%%"])
 def test_broken_files_are_errors(tmp_path: Path, text: str) -> None:
     """Not passed over."""
@@ -204,46 +172,292 @@ def test_no_files_at_all() -> None:
     assert (found.host_name, found.port, found.explicit_keys) == ("web", 22, False)
 
 
-HOSTS = ["web1", "web2", "db.example", "a-b"]
-PATTERNS = st.sampled_from(["*", "web?", "web1", "db.*", "!web2", "a-b", "*.example"])
+@pytest.mark.parametrize("client", [True, False])
+def test_match_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: bool) -> None:
+    """Its command is run with its tokens, whether there is an OpenSSH client or not."""
+    if not client:
+        monkeypatch.setenv("PATH", "/no/such/folder")
+    path = write(
+        tmp_path,
+        'Host *\n User me\nMatch exec "[ %h.%p.%r.%n = real.22.me.web ]"\n Port 1\n'
+        'Match !exec "exit 0"\n User never\n'
+        f'Match user root exec "echo >{tmp_path}/ran"\n Port 9\nHost *\n Port 2\n',
+    )
+    text = Path(path).read_text()
+    Path(path).write_text("Host web\n HostName real\n" + text)
+    assert resolve(Destination("web"), path).port == 1
+    found = resolve(Destination("db"), path)
+    assert (found.port, found.user, found.explicit_keys) == (2, "me", False)
+    assert not (tmp_path / "ran").exists()  # what cannot change the answer is not run
+
+
+def test_final_pass(tmp_path: Path) -> None:
+    """Where it is asked for, the files are read again, with the host's final name."""
+    path = write(
+        tmp_path,
+        "Host web\n User first\nMatch final host real\n Port 5\nMatch canonical\n User second\n"
+        "Host real\n IdentityFile /k\nMatch !final\n ConnectTimeout 3\nHost *\n HostName REAL\n",
+    )
+    found = resolve(Destination("web"), path)
+    assert (found.user, found.port, found.host_name) == ("first", 5, "real")
+    assert (found.identity_files, found.connect_timeout) == (("/k",), 3)
+
+
+def test_canonical_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A short name is looked for in each domain; an alias is followed where it may be."""
+    known = {"web.b.example.": "real.b.example", "db.b.example.": "real.elsewhere"}
+
+    def look_up(name: str, *others: object) -> list[Any]:
+        if name not in known:
+            raise socket.gaierror
+        return [(0, 0, 0, known[name], ())]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    path = write(
+        tmp_path,
+        "CanonicalizeHostname yes\nCanonicalDomains a.example b.example\n"
+        "CanonicalizePermittedCNAMEs *.b.example:*.b.example\n"
+        "Host real.b.example\n User final\nHost jumped\n ProxyJump x\n"
+        "Host local-only\n CanonicalizeFallbackLocal no\n",
+    )
+    found = resolve(Destination("web"), path)
+    assert (found.host_name, found.user) == ("real.b.example", "final")
+    assert resolve(Destination("db"), path).host_name == "db.b.example"
+    for name in ("none", "web.b.example.com", "10.0.0.1", "jumped"):
+        assert resolve(Destination(name), path).host_name == name
+    assert resolve(Destination("dot.example.org."), path).host_name == "dot.example.org"
+    with pytest.raises(ConnectError, match="local-only does not resolve"):
+        resolve(Destination("local-only"), path)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("Port 0", "Port"),
+        ("Port no-such-service", "Port"),
+        ("Port 22 23", "more than one"),
+        ("IdentityFile /a /b", "more than one"),
+        ("IdentitiesOnly maybe", "identitiesonly"),
+        ("StrictHostKeyChecking later", "stricthostkeychecking"),
+        ("AddressFamily ipx", "addressfamily"),
+        ("ServerAliveCountMax -1", "ServerAliveCountMax"),
+        ("ServerAliveCountMax " + "9" * 5000, "ServerAliveCountMax"),
+        ("ConnectTimeout " + "9" * 5000, "ConnectTimeout"),
+        ("HostName %n", "HostName"),
+        ("UserKnownHostsFile /k/%C", "userknownhostsfile"),
+        ("IdentityFile /k/${NO_SUCH_NAME}", "NO_SUCH_NAME is not set"),
+        ("IdentityAgent ${NO_SUCH_NAME}/agent", "NO_SUCH_NAME is not set"),
+        ("IdentityAgent $a-b", "IdentityAgent"),
+        ("ProxyCommand nc %h %x", "ProxyCommand"),
+        ("ProxyJump %d", "ProxyJump"),
+        ("Match localnetwork 10.0.0.0/8\n Port 1", "localnetwork"),
+        ('Match exec "echo %Z"\n Port 1', "Match exec"),
+        ("HostName x;y", "HostName"),
+        ("HostName -x", "HostName"),
+        ("User $(x)", "User"),
+    ],
+)
+def test_values_that_cannot_be_used(tmp_path: Path, text: str, named: str) -> None:
+    """They are errors that name the setting, and do not become something else."""
+    with pytest.raises(ConfigError, match=named):
+        resolve(Destination("web"), write(tmp_path, text + "\n"))
+
+
+def test_agent_by_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of the path, or as all of it."""
+    monkeypatch.setenv("FOLDER", "/run/x")
+    for text, socket_path in (
+        ("${FOLDER}/%r.sock", "/run/x/me.sock"),
+        ("$FOLDER", "/run/x"),
+        ("$NO_SUCH_NAME", ""),
+        ("none", ""),
+        ("SSH_AUTH_SOCK", None),
+    ):
+        path = write(tmp_path, f"User me\nIdentityAgent {text}\n", "agent" + text[:3])
+        assert resolve(Destination("web"), path).identity_agent == socket_path
+
+
+def test_none_is_a_way_too(tmp_path: Path) -> None:
+    """As in OpenSSH: "ProxyCommand none" is one, "ProxyJump none" leaves a command alone."""
+    path = write(
+        tmp_path,
+        "Host bastion\n ProxyCommand none\nHost direct proxied\n ProxyJump none\n"
+        "Host proxied\n ProxyCommand nc %h %p\nHost *\n ProxyJump bastion\n",
+    )
+    ways = {
+        "bastion": ((), None),
+        "direct": ((), None),
+        "proxied": ((), "nc proxied 22"),
+        "web": (("bastion",), None),
+    }
+    for name, way in ways.items():
+        found = resolve(Destination(name), path)
+        assert (found.proxy_jump, found.proxy_command) == way
+
+
+def test_case_of_patterns(tmp_path: Path) -> None:
+    """Host has the case of its pattern, Match host has none, Match user has."""
+    path = write(
+        tmp_path,
+        "Host Web\n Port 1\nMatch host WEB user Me\n Port 2\nMatch originalhost WEB\n Port 3\n",
+    )
+    assert resolve(Destination("Web"), path).port == 1
+    assert resolve(Destination("web", "Me"), path).port == 2
+    assert resolve(Destination("web", "me"), path).port == 3
+
+
+def test_file_that_others_can_change_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own file, and what it includes: they can have commands in them."""
+    (tmp_path / ".ssh").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own = Path(write(tmp_path / ".ssh", "Port 7\nInclude more\n"))
+    more = Path(write(tmp_path / ".ssh", "User me\n", "more"))
+    assert resolve(Destination("web"), None).user == "me"
+    for file in (more, own):
+        file.chmod(0o664)
+        with pytest.raises(ConfigError, match="can be changed by other users"):
+            resolve(Destination("web"), None)
+        file.chmod(0o644)
+
+
+PLACES = ["'%h'", '"%h"', "%h", "x%h", '"a b"%h']
+NO_PLACES = ["`echo %h`", '"$(echo %h)"', "$'%h'", "\\%h", "# %h", "${x:-%h}"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_tokens_reach_a_shell_as_one_word(tmp_path: Path, place: str) -> None:
+    """Also a user with signs in it that some users need, within whatever quotes."""
+    path = write(tmp_path, f"ProxyCommand printf '%%s|' {place.replace('%h', '%r')} %p\n")
+    command = resolve(Destination("web", "DOMAIN\\u$HOME*"), path).proxy_command
+    assert command is not None
+    said = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True).stdout
+    word = place.replace("%h", "DOMAIN\\u$HOME*").replace('"', "").replace("'", "")
+    assert said == f"{word}|22|"
+
+
+@pytest.mark.parametrize("place", NO_PLACES)
+def test_tokens_where_no_quotes_help(tmp_path: Path, place: str) -> None:
+    """A name that is only a name is put in as OpenSSH does; any other is refused."""
+    path = write(tmp_path, f"ProxyCommand x {place.replace('%h', '%r')}\n")
+    found = resolve(Destination("web", "me"), path)
+    assert found.proxy_command == f"x {place}".replace("%h", "me")
+    with pytest.raises(ConfigError, match="could become code"):
+        resolve(Destination("web", "a$b"), path)
+
+
+HOSTS = ["web1", "web2", "db.example", "a-b", "Web1", "WEB2"]
+PATTERNS = st.sampled_from(
+    ["*", "web?", "web1", "db.*", "!web2", "a-b", "*.example", "Web1", "W*", "*.lan", "real"]
+)
 SETTINGS = st.sampled_from(
     [
-        *("Port 1022", "Port 1023", "User ann", "User bob", "HostName %h.lan", "HostName real"),
-        *("ProxyJump hop", "ProxyJump none", "ProxyCommand nc %h %p", "IdentitiesOnly yes"),
-        *("IdentityFile /k/one", "IdentityFile /k/two", "HostKeyAlias known", "ConnectTimeout 5"),
-        *("ServerAliveInterval 9", "StrictHostKeyChecking accept-new", "StrictHostKeyChecking no"),
+        *("Port 1022", "Port 1023", "Port ssh", "Port=0443", "User ann", "User bob", "User Ann"),
+        *("HostName %h.lan", "HostName REAL", "HostName real # not", "HostName 10.0.0.%%"),
+        *("ProxyJump hop", "ProxyJump none", "ProxyJump a@hop:ssh,two", "ProxyCommand nc %h %p"),
+        *("ProxyCommand none", "ProxyCommand sh -c 'nc \"%h\" %p' # x", "IdentitiesOnly yes"),
+        *(
+            "IdentitiesOnly NO",
+            "IdentityFile /k/one",
+            "IdentityFile /k/two",
+            'IdentityFile "/k/a b"',
+        ),
+        *("IdentityFile ${X_FOLDER}/%r-%h", "IdentityFile /k/one", "IdentityFile none"),
+        *("IdentityAgent ${X_FOLDER}/x", "IdentityAgent none", "IdentityAgent SSH_AUTH_SOCK"),
+        *("IdentityAgent $X_FOLDER", 'IdentityAgent "/a b/%n"', "HostKeyAlias Known"),
+        *("ConnectTimeout 5", "ConnectTimeout 0", "ConnectTimeout 1m", "ConnectTimeout none"),
+        *("ServerAliveInterval 9", "ServerAliveInterval 0", "ServerAliveInterval none"),
+        *("ServerAliveCountMax 0", "ServerAliveCountMax 5", "StrictHostKeyChecking accept-new"),
+        *("StrictHostKeyChecking no", "StrictHostKeyChecking ask", "StrictHostKeyChecking OFF"),
+        *('UserKnownHostsFile "/k h/a" /b', "UserKnownHostsFile none", "UserKnownHostsFile /%k"),
+        *("GlobalKnownHostsFile /g", 'GlobalKnownHostsFile "/g h" /%h', "HashKnownHosts yes"),
+        *("RevokedHostKeys /r", "Ciphers aes256-ctr", "MACs hmac-sha1,hmac-sha2-256"),
+        *("KexAlgorithms curve25519-sha256", "HostKeyAlgorithms ssh-ed25519", "AddressFamily Inet"),
+        *("PubkeyAuthentication no", "PasswordAuthentication no", "PubkeyAuthentication unbound"),
+        *("ChallengeResponseAuthentication no", "KbdInteractiveAuthentication yes"),
+        *("CertificateFile /c", "Include x_included", "Include /no/such/*", "Compression yes"),
     ]
 )
 HEADS = st.one_of(
     st.lists(PATTERNS, min_size=1, max_size=3).map(lambda found: "Host " + " ".join(found)),
     st.lists(PATTERNS, min_size=1, max_size=2).map(lambda f: "Match host " + ",".join(f)),
     st.lists(PATTERNS, min_size=1, max_size=2).map(lambda f: "Match originalhost " + ",".join(f)),
-    st.sampled_from(["Match user ann", "Match !user ann host *", "Match all", "Match localuser x"]),
+    st.sampled_from(
+        [
+            *("Match user ann", "Match !user ann host *", "Match all", "Match localuser x"),
+            *(
+                "Match final",
+                "Match !final",
+                "Match canonical",
+                "Match final all",
+                "Match user Ann",
+            ),
+            *('Match exec "test %h = real"', "Match exec true", 'Match !exec "test %n = web1"'),
+            *('Match host web* exec "test %p%r = 1022ann"', "Match exec false user ann"),
+        ]
+    ),
 )
 FILES = st.lists(
-    st.tuples(HEADS, st.lists(SETTINGS, min_size=1, max_size=4)), min_size=1, max_size=4
+    st.tuples(HEADS, st.lists(SETTINGS, min_size=1, max_size=5)), min_size=1, max_size=4
 ).map(lambda blocks: "".join(f"{head}\n" + "".join(f"  {s}\n" for s in b) for head, b in blocks))
 
 
+def asked(path: str, host: str, user: str | None) -> Evaluation | None:
+    """Return what the OpenSSH client says applies; None if it refuses the file."""
+    login = [] if user is None else ["-l", user]
+    done = subprocess.run(
+        ["ssh", "-G", "-F", path, *login, "--", host],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        return None
+    found = Evaluation(Destination(host, user), host)
+    for line in done.stdout.splitlines():
+        keyword, _, rest = line.partition(" ")
+        value = rest.replace("%", "%%") if keyword == "hostname" else rest
+        found.values.setdefault(keyword, []).append(value)
+    return found
+
+
+def as_text(found: HostConfig) -> dict[str, object]:
+    """Return the settings in a form in which the client's answers can be compared."""
+    shown = {name: getattr(found, name) for name in HostConfig.__slots__}
+    del shown["not_understood"], shown["explicit_keys"]
+    shown["alive_interval"] = shown["alive_interval"] or None  # 0 is the client's default
+    for name in ("user_known_hosts", "global_known_hosts"):  # blanks are not told apart there
+        shown[name] = " ".join(shown[name])
+    return shown
+
+
 @needs_ssh
+@pytest.mark.parametrize("client", [True, False])
 @settings(max_examples=60, deadline=None)
-@given(text=FILES, host=st.sampled_from(HOSTS), user=st.none() | st.just("ann"))
+@given(text=FILES, host=st.sampled_from(HOSTS), user=st.sampled_from([None, "ann", "Ann"]))
 def test_the_same_answers_as_openssh(
-    tmp_path_factory: pytest.TempPathFactory, text: str, host: str, user: str | None
+    tmp_path_factory: pytest.TempPathFactory, text: str, host: str, user: str | None, client: bool
 ) -> None:
-    """Of every setting that is used, for files of all shapes."""
+    """Of every setting that is used, for files of all shapes, with and without a client."""
     path = write(tmp_path_factory.mktemp("config"), text)
-    destination = Destination(host, user)
-    asked = module._ask_openssh(destination, path)
-    assert asked is not None
-    theirs = module._interpret(destination, asked, [], asked=True)
-    assert resolve(destination, path) == theirs
-
-
-@needs_ssh
-def test_a_client_that_refuses_a_file_is_an_error(tmp_path: Path) -> None:
-    """With what it said."""
-    path = write(tmp_path, "Match exec true\nNoSuchKeyword yes\n")
-    with pytest.raises(ConfigError, match=r"(?i)nosuchkeyword"):
-        resolve(Destination("web"), path)
-    assert subprocess.run(["ssh", "-F", path, "-G", "x"], capture_output=True).returncode != 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("X_FOLDER", "/x folder")
+        theirs = asked(path, host, user)
+        empty = asked("none", "x", None)
+        assert empty is not None
+        if not client:
+            patch.setenv("PATH", "/no/such/folder")
+        try:
+            ours = resolve(Destination(host, user), path)
+        except ConfigError:
+            assert theirs is None
+            return
+    assert theirs is not None
+    # Its defaults are not wishes: what has a default there is compared where it was set.
+    unset = {k: v for k, v in empty.values.items() if k not in ("hostname", "user", "port")}
+    theirs.values = {k: v for k, v in theirs.values.items() if unset.get(k) != v}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("X_FOLDER", "/x folder")
+        expected = as_text(interpret(theirs))
+    assert as_text(ours) == expected

@@ -43,6 +43,7 @@ ENTER = """
 set -e
 root=$1
 shift
+mount --bind "$root" "$root" # a mount point, since `ip netns` changes how / is shared
 for place in proc sys dev; do
   mount --rbind "/$place" "$root/$place"
 done

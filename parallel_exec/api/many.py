@@ -20,7 +20,7 @@ from parallel_exec.engine.retry import RetryLike, policy
 from parallel_exec.engine.run import Run
 from parallel_exec.engine.scheduler import StopRule
 from parallel_exec.engine.task import Task, Work
-from parallel_exec.engine.work import Broken, Call, Running, Send, Shell, name_of
+from parallel_exec.engine.work import Broken, Call, Running, Send, Shell, shown_call
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.limits.composed import is_limit
@@ -255,7 +255,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
         if inspect.iscoroutinefunction(item) or not callable(item):
             raise checks.refuse("task", item, "a command, a function without arguments or a future")
         if executor is not None:
-            name = label or name_of(item)
+            name = label or shown_call(item)
             return Send(executor, item, (), label=name, timeout=own_timeout)
         return Call(item, label=label, timeout=own_timeout)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, Generic, TypeVar, Unpack
@@ -10,7 +9,7 @@ from typing import Any, Generic, TypeVar, Unpack
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.many import Many, MapOptions, executor_of, gather, named
 from parallel_exec.engine.task import Task, Work
-from parallel_exec.engine.work import Call, Send, name_of
+from parallel_exec.engine.work import Call, Send, shown_call
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.values import checks
@@ -26,15 +25,6 @@ __all__ = [
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Apply(Call):
-    """A function applied to one item; its label names both."""
-
-    __slots__ = ()
-
-    def label(self) -> str:
-        return f"{name_of(self._fn)}({_shown(self._args[0])})"
 
 
 def _prepare(
@@ -53,8 +43,8 @@ def _prepare(
 
     def make(item: T) -> Work:
         if executor is not None:
-            return Send(executor, fn, (item,), label=f"{name_of(fn)}({_shown(item)})")
-        return Apply(fn, (item,))
+            return Send(executor, fn, (item,), label=shown_call(fn, (item,)))
+        return Call(fn, (item,))
 
     return Many(items, make, name, {**options, "concurrency": concurrency}, **how)
 
@@ -207,7 +197,7 @@ class _Judge(Generic[T]):
         if not callable(fn):
             raise checks.refuse("fn", fn, "a function of one item")
         self._fn = fn
-        self.__qualname__ = name_of(fn)
+        self.__qualname__ = shown_call(fn)
 
     def __call__(self, item: T) -> tuple[T, bool]:
         return item, bool(self._fn(item))
@@ -274,17 +264,10 @@ class Fold(Generic[T]):
 
     def __init__(self, fn: Callable[[T, T], T]) -> None:
         self._fn = fn
-        self.__qualname__ = name_of(fn)
+        self.__qualname__ = shown_call(fn)
 
     def __call__(self, chunk: list[T]) -> T:
         value = chunk[0]
         for item in chunk[1:]:
             value = self._fn(value, item)
         return value
-
-
-def _shown(item: object) -> str:
-    try:
-        return reprlib.repr(item)
-    except Exception:  # somebody's __repr__; a name is not worth a failure
-        return f"<{type(item).__name__}>"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import reprlib
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, Future
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from parallel_exec.values.command import Command
 if TYPE_CHECKING:
     from parallel_exec.engine.run import Run
 
-__all__ = ["Broken", "Call", "Running", "Send", "Shell", "name_of"]
+__all__ = ["Broken", "Call", "Running", "Send", "Shell", "name_of", "shown_call"]
+
+MOST_SHOWN = 5  # arguments in a label
 
 
 def name_of(fn: object) -> str:
@@ -28,6 +31,31 @@ def name_of(fn: object) -> str:
         return str(name).replace("<locals>.", "")
     except Exception:  # it is somebody's property
         return type(fn).__qualname__
+
+
+def shown_call(fn: object, args: tuple[Any, ...] = ()) -> str:
+    """Return the label of a function that is called with `args`: ``fetch('page', depth=2)``.
+
+    What a partial holds already comes first. Arguments are shortened. A function without
+    any is its name alone.
+    """
+    named: dict[str, Any] = {}
+    while isinstance(fn, functools.partial):
+        args = (*fn.args, *args)
+        named = {**fn.keywords, **named}
+        fn = fn.func
+    shown = [_shown(value) for value in args]
+    shown += [f"{name}={_shown(value)}" for name, value in named.items()]
+    if len(shown) > MOST_SHOWN:
+        shown[MOST_SHOWN:] = ["..."]
+    return f"{name_of(fn)}({', '.join(shown)})" if shown else name_of(fn)
+
+
+def _shown(value: object) -> str:
+    try:
+        return reprlib.repr(value)
+    except Exception:  # of a __repr__ that gives no string; a label is not worth a failure
+        return f"<{type(value).__name__}>"
 
 
 class Call:
@@ -60,7 +88,7 @@ class Call:
         raise NotImplementedError
 
     def label(self) -> str:
-        return self._label or name_of(self._fn)
+        return self._label or shown_call(self._fn, self._args)
 
 
 class Shell:

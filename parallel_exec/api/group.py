@@ -363,22 +363,32 @@ def hosts(
     """
     from parallel_exec.api.ssh import SSH
 
+    for name in {"password", "passphrase", "sudo_password"} & options.keys():
+        if isinstance(options[name], str):  # a refusal keeps this frame in its traceback
+            options[name] = Secret(options[name])
     specs = nodes.parse(*texts, files=file, exclude=exclude)
     return Group(SSH(spec.name, **{**options, **_options(spec)}) for spec in specs)
 
 
 def _options(spec: nodes.HostSpec) -> dict[str, Any]:
     """Return what a host file says of a host, as `SSH` takes it."""
-    options = {}
-    for name, text in spec.options:
+    options: dict[str, Any] = {}
+    # A value may be a secret in the wrong place: it is not told, nor kept by a traceback.
+    for name, hidden in [(name, Secret(text)) for name, text in spec.options]:
         if name not in READERS:
             raise ConfigError(f"{name} of {spec.name} in a host file is not an option of SSH")
-        try:
-            options[name] = READERS[name](text)
-        except ValueError as error:
-            # Without the value, which may be a secret in the wrong place.
-            raise ConfigError(f"{name} of {spec.name} in a host file cannot be used") from error
+        if not _read(name, hidden, options):
+            raise ConfigError(f"{name} of {spec.name} in a host file cannot be used")
     return options
+
+
+def _read(name: str, hidden: Secret, options: dict[str, Any]) -> bool:
+    """Put the value of an option among `options`; return whether it can be used."""
+    try:
+        options[name] = READERS[name](hidden.reveal())
+    except ValueError:
+        return False
+    return True
 
 
 def _switch(text: str) -> bool:

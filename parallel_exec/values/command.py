@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks, shell
 from parallel_exec.values.frozen import frozen
-from parallel_exec.values.secret import MASK, Secret, reveal
+from parallel_exec.values.secret import MASK, Secret, encodes, reveal
 
 if TYPE_CHECKING:
     from parallel_exec.environments.base import Backend
@@ -149,7 +149,10 @@ class Command:
         if self.env is not None:
             put(self, "env", _environment(self.env))
         if self.cwd is not None:
-            put(self, "cwd", reveal(_word("cwd", self.cwd)))
+            cwd = _word("cwd", self.cwd)
+            if isinstance(cwd, Secret):  # errors show it
+                raise checks.refuse("cwd", cwd, "a path that may be shown")
+            put(self, "cwd", cwd)
         if self.timeout is not None:
             put(self, "timeout", checks.seconds("timeout", self.timeout))
         if self.kill_after is not KILL_AFTER:
@@ -171,7 +174,7 @@ class Command:
         if self.encoding is not UTF_8:
             _check_encoding(self.encoding)
         if self.input is not None:
-            _check_input(self.input)
+            _check_input(self.input, self.encoding)
 
     def _take_over(self, other: Command) -> None:
         """Take what `other` runs, and its options where this one has none of its own."""
@@ -214,6 +217,11 @@ class Command:
     def has_secrets(self) -> bool:
         """Return whether a word of it is a `Secret`."""
         return any(isinstance(word, Secret) for word in self.words)
+
+    def secrets(self) -> list[Secret]:
+        """Return all secrets in it: of its words, its variables and its input."""
+        values = (*self.words, *(self.env or {}).values(), self.input)
+        return [value for value in values if isinstance(value, Secret)]
 
     def input_bytes(self) -> bytes | None:
         """Return `input` as bytes, or None if there is none or it is a file."""
@@ -306,7 +314,8 @@ def sh(template: str, *values: object, **options: Any) -> Command:
 
 def _quoted(value: object, quotes: str) -> Word:
     if isinstance(value, Secret):
-        return Secret(shell.put_in(reveal(_word("value", value)), quotes))
+        _word("value", value)
+        return value.made_into(shell.put_in(value.reveal(), quotes))
     if isinstance(value, int | float):
         value = str(value)
     return shell.put_in(_word("value", value), quotes)  # type: ignore[arg-type]
@@ -322,7 +331,7 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
 
 def _word(name: str, value: object) -> Word:
     """Return `value` as one word: a string without NUL."""
-    if type(value) is str and "\0" not in value:  # as nearly always
+    if type(value) is str and value.isascii() and "\0" not in value:  # as nearly always
         return value
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -332,6 +341,8 @@ def _word(name: str, value: object) -> Word:
         raise checks.refuse(name, value, "made of strings")
     if "\0" in reveal(value):
         raise checks.refuse(name, value, "free of NUL bytes")
+    if not encodes(value, errors="surrogateescape"):
+        raise checks.refuse(name, value, "free of lone surrogates, which cannot be encoded")
     return value
 
 
@@ -341,10 +352,16 @@ def _environment(env: object) -> dict[str, Word | None]:
     for name, value in env.items():
         if not isinstance(name, str) or not name or "=" in name or "\0" in name:
             raise ConfigError(f"env has a name that cannot be one: {name!r}")
+        if not encodes(name, errors="surrogateescape"):
+            raise ConfigError(f"env has a name that cannot be encoded: {name!r}")
         if value is not None and not isinstance(value, str | Secret):
-            raise ConfigError(f"env[{name!r}] must be a string or None, not {value!r}")
+            raise ConfigError(f"env[{name!r}] must be a string or None, not {checks.shown(value)}")
         if value is not None and "\0" in reveal(value):
-            raise ConfigError(f"env[{name!r}] must be free of NUL bytes, not {value!r}")
+            raise ConfigError(f"env[{name!r}] must be free of NUL bytes, not {checks.shown(value)}")
+        if value is not None and not encodes(value, errors="surrogateescape"):
+            raise checks.refuse(
+                f"env[{name!r}]", value, "free of lone surrogates, which cannot be encoded"
+            )
     return dict(env)
 
 
@@ -355,10 +372,14 @@ def _check_encoding(encoding: object) -> None:
         raise checks.refuse("encoding", encoding, "the name of a text encoding") from None
 
 
-def _check_input(value: object) -> None:
+def _check_input(value: object, encoding: str) -> None:
     known = bytes | bytearray | memoryview | str | Secret
     if not isinstance(value, known) and not hasattr(value, "read"):
         raise checks.refuse("input", value, "bytes, str or a readable binary file")
+    if isinstance(value, str | Secret):
+        usual = encoding is UTF_8 and reveal(value).isascii()
+        if not usual and not encodes(value, encoding):
+            raise checks.refuse("input", value, f"text that {encoding} can encode")
 
 
 OPTION_NAMES = {item.name for item in fields(Command) if item.init} - {"args"}

@@ -20,7 +20,7 @@ import math
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
@@ -57,7 +57,7 @@ class HostSpec:
     user: str | None
     host: str
     port: int | None
-    options: tuple[tuple[str, str], ...] = ()
+    options: tuple[tuple[str, str], ...] = field(default=(), repr=False)  # passwords, too
 
     @property
     def name(self) -> str:

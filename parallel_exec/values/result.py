@@ -15,8 +15,9 @@ from parallel_exec.errors import (
     TaskCancelledError,
 )
 from parallel_exec.text import SAID, plain
-from parallel_exec.values.command import Command
+from parallel_exec.values.command import UTF_8, Command
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.secret import mask
 
 __all__ = ["Result", "Stopped", "lines_of"]
 
@@ -154,10 +155,17 @@ class Result:
         """Return the last line that it printed, for the message: of stderr, or of stdout where
         stderr is empty, since some tools say there why they failed.
         """
+        encoding = self.command.encoding
+        secrets = self.command.secrets()
         for printed in (self.stderr, self.stdout):
             # Enough for the last line; a character of no encoding is cut in the middle.
             begin = max(len(printed) - LOOKED_AT, 0) & ~3
-            text = printed[begin:].decode(self.command.encoding, "replace")
+            if not secrets:
+                text = printed[begin:].decode(encoding, "replace")
+            elif encoding == UTF_8:
+                text = mask(printed, secrets).decode(encoding, "replace")
+            else:
+                text = mask(printed[begin:].decode(encoding, "replace").encode(), secrets).decode()
             lines = text.strip().splitlines()
             if lines:
                 return f": {plain(lines[-1], SAID, end=True)}"

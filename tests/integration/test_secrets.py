@@ -11,6 +11,7 @@ import pytest
 
 import parallel_exec as px
 from parallel_exec.errors import ConfigError, RunFailedError
+from tests.integration.frames import hides_in_frames
 from tests.integration.processes import Nap
 
 SECRET = "hunter2 'and\" $more"
@@ -155,3 +156,54 @@ def test_secrets_join_and_pickle() -> None:
     assert hash(s) == hash(px.Secret(SECRET))
     with pytest.raises(TypeError):
         px.Secret(b"bytes")  # type: ignore[arg-type]
+
+
+def test_no_error_quotes_a_secret_that_the_command_printed() -> None:
+    """The message masks it, whole or quoted; the result has what was printed."""
+    for command in (px.sh("{}", s), px.sh("echo {} >&2; exit 3", s), px.sh("echo {}; exit 3", s)):
+        with pytest.raises(px.errors.CommandFailedError) as caught:
+            px.run(command)
+        hides(caught.value)
+        assert b"hunter2" in caught.value.result.stdout + caught.value.result.stderr
+
+
+@pytest.mark.parametrize("lone", ["\ud800", "hunter2\udfff"])
+def test_what_cannot_be_encoded_is_refused_at_the_door(lone: str) -> None:
+    """By its name and without an error that has the text, or that of another secret."""
+    bad = px.Secret(lone)
+    accented = px.Secret("hunter2 é")
+    attempts: list[Any] = [
+        lambda: px.Command(["echo", s, bad]),
+        lambda: px.Command("echo", env={"A": s, "B": bad}),
+        lambda: px.Command("echo", env={"A": s, "B" + lone: "1"}),
+        lambda: px.Command(["echo", s], input=bad),
+        lambda: px.Command(["echo", s], input=accented, encoding="ascii"),
+        lambda: px.sh("echo {} {}", s, bad),
+        lambda: px.Command(["echo", s, lone]),
+        lambda: px.Command(["echo", s], cwd="/" + lone),
+        lambda: px.run(["echo", s, bad]),
+    ]
+    for attempt in attempts:
+        with pytest.raises(ConfigError) as caught:
+            attempt()
+        assert caught.value.__context__ is None
+        if lone == "\ud800":
+            hides("".join(traceback.format_exception(caught.value)))
+        hides_in_frames(caught.value, "hunter2 and", "hunter2 é")
+
+
+def test_no_frame_of_an_error_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of commands that fail, that do not start, and of a start that no code expects to fail."""
+    for command in (*commands(), px.Command(["/no/such", s]), px.Command(["true", s], cwd="/no")):
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - whatever it is
+            px.run(command, max_output_bytes=1)
+        hides_in_frames(caught.value, "hunter2")
+
+    def fail(*args: Any, **named: Any) -> Any:
+        raise RuntimeError("no start")
+
+    monkeypatch.setattr("parallel_exec.environments.local.process.spawn", fail)
+    for command in commands():
+        with pytest.raises(px.errors.CommandStartError) as refused:
+            px.run(command)
+        hides_in_frames(refused.value, "hunter2")

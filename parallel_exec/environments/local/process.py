@@ -51,7 +51,7 @@ from parallel_exec.reactor.poller import READ, WRITE
 from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
-from parallel_exec.values.secret import Secret, reveal
+from parallel_exec.values.secret import Secret, forget_frames, reveal
 
 if TYPE_CHECKING:
     from parallel_exec.environments.local.backend import Host, LocalBackend
@@ -174,7 +174,7 @@ class Process:
             refusal = CommandStartError(
                 f"cannot be started ({plain(error)}): {plain(self.command)}"
             )
-            refusal.__cause__ = error if not self.command.has_secrets() else None
+            refusal.__cause__ = forget_frames(error) if not self.command.has_secrets() else None
             self.refuse(refusal)
 
     def _spawn(self) -> None:
@@ -300,7 +300,7 @@ class Process:
                 CommandStartError,
             )
         refusal = kind(what, errno=error.errno, environment=self.backend.name)
-        refusal.__cause__ = error if not command.has_secrets() else None
+        refusal.__cause__ = forget_frames(error) if not command.has_secrets() else None
         return refusal
 
     # Input and output

@@ -22,7 +22,7 @@ from parallel_exec.environments.ssh.settings import Settings
 from parallel_exec.environments.ssh.userauth import Dialog, Identity, Outcome, UserAuth
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import AuthenticationError, ConnectError, ConnectTimeoutError
-from parallel_exec.values.secret import Secret
+from parallel_exec.values.secret import Secret, mask_text
 
 __all__ = ["login"]
 
@@ -236,6 +236,7 @@ class _Login:
             text += f"; then {end}"
         elif self._known and self._methods:
             text += f"; the host wants {' or '.join(map(said, self._methods))}"
-        if self._userauth.words.strip():
-            text += f"; it says '{said(self._userauth.words)}'"
+        words = mask_text(self._userauth.words, self._transport.secrets)
+        if words.strip():
+            text += f"; it says '{said(words)}'"
         return AuthenticationError(text)

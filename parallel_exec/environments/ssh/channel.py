@@ -15,11 +15,12 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel_exec.environments.ssh.border import buffered_pipe, common, paramiko
+from parallel_exec.environments.ssh.packets import Message
 from parallel_exec.text import SAID, plain
+from parallel_exec.values.secret import Hidden
 
 __all__ = ["CommandChannel", "RefusedError", "Tunnel"]
 
-Message = paramiko.Message
 
 SEND_AT_ONCE = 256 * 1024  # bytes that are encrypted and written together
 
@@ -216,7 +217,7 @@ class CommandChannel(_Channel):
 
     # Called by the thread that waits for the command
 
-    def start(self, line: str, data: bytes | memoryview, *, final: bool, pty: bytes | None) -> int:
+    def start(self, line: str, data: Hidden, *, final: bool, pty: bytes | None) -> int:
         """Ask for a command and send what it reads first, all in one write.
 
         Args:
@@ -255,7 +256,7 @@ class CommandChannel(_Channel):
         self.transport.send_together([message, *packets])
         return sent
 
-    def send_some(self, data: bytes | memoryview, *, final: bool) -> int:
+    def send_some(self, data: bytes | memoryview | Hidden, *, final: bool) -> int:
         """Send as much as the window allows; return how much, possibly nothing."""
         packets, sent = self._packets(data)
         if final and sent == len(data):
@@ -302,7 +303,8 @@ class CommandChannel(_Channel):
         message.add_int(self.remote_chanid)
         return message
 
-    def _packets(self, data: bytes | memoryview) -> tuple[list[Any], int]:
+    def _packets(self, data: bytes | memoryview | Hidden) -> tuple[list[Any], int]:
+        hidden = data if isinstance(data, Hidden) else Hidden(data)
         with self.changed:
             size = min(len(data), self.out_window_size, SEND_AT_ONCE)
             if self.closed or self.eof_sent:
@@ -314,7 +316,7 @@ class CommandChannel(_Channel):
             message = Message()
             message.add_byte(common.cMSG_CHANNEL_DATA)
             message.add_int(self.remote_chanid)
-            message.add_string(bytes(data[start : min(size, start + longest)]))
+            message.add_string(bytes(hidden.reveal()[start : min(size, start + longest)]))
             packets.append(message)
         return packets, size
 

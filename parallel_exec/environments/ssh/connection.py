@@ -20,14 +20,13 @@ from typing import Any, ClassVar
 
 from parallel_exec.environments.ssh.border import common, paramiko
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
-from parallel_exec.environments.ssh.packets import BrokenError, Packetizer
+from parallel_exec.environments.ssh.packets import BrokenError, Message, Packetizer
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 from parallel_exec.text import MESSAGE, plain
+from parallel_exec.values.secret import Secret, forget_frames, mask_text
 
 __all__ = ["BrokenError", "Transport", "choose"]
-
-Message = paramiko.Message
 
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
@@ -144,6 +143,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self.clear_to_send_timeout = 60.0
         self.disconnected: int | None = None
         self.why: str | None = None
+        self.secrets: tuple[Secret | None, ...] = ()  # that the host has been sent
         self._refusals = 0
         self.full = False
         self.freed_at = 0.0
@@ -225,7 +225,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         text = str(error)
         if "SSH protocol banner" in text and not self.remote_version:
             return "the host closed the connection before its banner"
-        return text or type(error).__name__
+        return mask_text(text, self.secrets) or type(error).__name__
 
     # Channels
 
@@ -402,7 +402,11 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
                                 for message in messages:
                                     self._send_message(message)
                     except EOFError as error:
-                        raise BrokenError(self.reason()) from error
+                        raise BrokenError(self.reason()) from forget_frames(error)
+                    except Exception as error:
+                        # paramiko's frames have the plain messages.
+                        forget_frames(error)
+                        raise
                     return
             if time.monotonic() > deadline:
                 raise BrokenError("the exchange of new keys hung")

@@ -22,7 +22,7 @@ from parallel_exec.reactor import loop as reactor
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
-from parallel_exec.values.secret import Secret
+from parallel_exec.values.secret import Secret, encodes
 from parallel_exec.values.transfer import Transfer
 
 __all__ = ["Jump", "SSHBackend"]
@@ -95,10 +95,14 @@ class SSHBackend(BlockingBackend):
         keepalive: float | timedelta | None = None,
         idle_timeout: float | timedelta = 300.0,
     ) -> None:
+        # First of all: a refusal of anything else keeps this frame in its traceback.
+        password = _secret("password", password)
+        passphrase = _secret("passphrase", passphrase)
+        sudo_password = _secret("sudo_password", sudo_password)
         self._arguments = {
             "identity_file": identity_file,
-            "password": _secret("password", password),
-            "passphrase": _secret("passphrase", passphrase),
+            "password": password,
+            "passphrase": passphrase,
             "prompt": prompt,
             "agent": agent,
             "known_hosts": known_hosts,
@@ -107,7 +111,7 @@ class SSHBackend(BlockingBackend):
             "jump": jump,
             "connect_timeout": connect_timeout,
             "sudo": sudo,
-            "sudo_password": _secret("sudo_password", sudo_password),
+            "sudo_password": sudo_password,
             "pty": pty,
             "max_sessions": max_sessions,
             "keepalive": keepalive,
@@ -134,8 +138,8 @@ class SSHBackend(BlockingBackend):
         base = Settings(
             Destination.parse(destination),
             identity_files=_paths("identity_file", identity_file) or (),
-            password=_secret("password", password),
-            passphrase=_secret("passphrase", passphrase),
+            password=password,
+            passphrase=passphrase,
             prompt=prompt,
             agent=agent,
             known_hosts=_paths("known_hosts", known_hosts),
@@ -150,7 +154,7 @@ class SSHBackend(BlockingBackend):
         self._how = How(
             destination,
             sudo=None if sudo is False else "" if sudo is True else sudo,
-            sudo_password=_secret("sudo_password", sudo_password),
+            sudo_password=sudo_password,
             pty=pty,
             timeout=timeout or CONNECT_TIMEOUT_S,
         )
@@ -341,10 +345,17 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def _secret(name: str, value: object) -> Secret | None:
     if value is None or isinstance(value, Secret):
-        return value
+        return None if value is None else _sendable(name, value)
     if not isinstance(value, str):
-        raise checks.refuse(name, value, "a string or a Secret")
-    return Secret(value)
+        # Without the value, which may be a secret of another type.
+        raise ConfigError(f"{name} must be a string or a Secret, and is a {type(value).__name__}")
+    return _sendable(name, Secret(value))
+
+
+def _sendable(name: str, value: Secret) -> Secret:
+    if not encodes(value):
+        raise checks.refuse(name, value, "free of lone surrogates, which cannot be encoded")
+    return value
 
 
 def _paths(name: str, value: object) -> tuple[str, ...] | None:

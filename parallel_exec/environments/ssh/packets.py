@@ -47,7 +47,13 @@ class BrokenError(Exception):
 
 
 class Message(paramiko.Message):  # type: ignore[misc]
-    """A message that is read as it was sent: what is not there is an error."""
+    """A message that is read as it was sent: what is not there is an error.
+
+    One that is sent may have a secret in it, and frames hold it: its repr shows nothing.
+    """
+
+    def __repr__(self) -> str:
+        return "<Message>"
 
     def get_bytes(self, n: int) -> bytes:
         """Return the next `n` bytes.

@@ -47,6 +47,7 @@ from parallel_exec.errors import (
     ParallelExecError,
 )
 from parallel_exec.text import SAID, plain
+from parallel_exec.values.secret import forget_frames
 
 __all__ = ["Connection", "HostPool", "Lease", "borrow", "give_back"]
 
@@ -451,7 +452,7 @@ class HostPool:
             known = ConnectError(
                 f"cannot connect to {self.name}: {str(error) or type(error).__name__}"
             )
-            known.__cause__ = error
+            known.__cause__ = forget_frames(error)
         with self._lock:
             self._connecting -= 1
             if self._connections:
@@ -559,6 +560,7 @@ class HostPool:
             alive_count=config.alive_count,
             on_quiet=lambda: bool(made) and self._quiet(made[0]),
         )
+        transport.secrets = (self.settings.password, self.settings.passphrase)
         with self._lock:
             self._under_way.add(transport)
         try:

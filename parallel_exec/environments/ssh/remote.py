@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values.command import Command
-from parallel_exec.values.secret import reveal
+from parallel_exec.values.secret import Hidden, reveal
 
 __all__ = [
     "LINE",
@@ -73,7 +73,7 @@ def quote(text: str) -> str:
     return "'" + text.replace("'", "'\"'\"'").replace("\n", "'\"$1\"'") + "'"
 
 
-def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool) -> bytes:
+def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool) -> Hidden:
     """Return the orders that start `command`.
 
     Args:
@@ -84,14 +84,16 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
     Raises:
         ConfigError: A variable has a name that no shell can export.
     """
+    for name in command.env or {}:
+        if not _NAME.match(name):
+            raise ConfigError(f"env[{name!r}] cannot be set by a remote shell: not a shell name")
+    # From here on there are plain secrets, and nothing that raises.
     parts = [f'echo "{nonce} $$"'] if leads else []
     # No variable of the orders' own is left when those of the command are set.
     parts.append(f'unset PX;set -- "${{IFS#??}}";export {MARK}={nonce}')
     if pty:
         parts.append(f'test -t 0||{{ echo "{nonce} tty";exit 127;}};stty sane')
     for name, value in (command.env or {}).items():
-        if not _NAME.match(name):
-            raise ConfigError(f"env[{name!r}] cannot be set by a remote shell: not a shell name")
         parts.append(f"unset {name}" if value is None else f"export {name}={quote(reveal(value))}")
     failed = f'echo "{nonce} %s">&2;exit 127'
     if command.cwd is not None:
@@ -113,17 +115,17 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
         parts.append(ready)
         parts.append("exec " + " ".join(map(quote, words)))
     data = ";".join(parts).encode("utf-8", "surrogateescape")
-    return _as_input(data)
+    return Hidden(_as_input(data))
 
 
-def line_with(given: bytes) -> str | None:
+def line_with(given: Hidden) -> str | None:
     """Return a line for the login shell that has the orders in it, if it may have them.
 
     sshd lets nothing be sent to a command before it has said that it runs, so orders over
     standard input cost a round trip. But a line is public, and shells differ in what
     they make of some characters between quotes: None then.
     """
-    text = given.decode("utf-8", "surrogateescape").rstrip("\n")
+    text = bytes(given.reveal()).decode("utf-8", "surrogateescape").rstrip("\n")
     if len(text) > LONGEST_LINE or _NOT_ALIKE.search(text):
         return None
     return "exec /bin/sh -c '" + text.replace("'", "'\"'\"'") + "'"

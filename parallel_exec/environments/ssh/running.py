@@ -38,7 +38,7 @@ from parallel_exec.errors import (
 from parallel_exec.text import SAID, plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
-from parallel_exec.values.secret import MASK, Secret, reveal
+from parallel_exec.values.secret import Hidden, Secret, mask, reveal
 
 __all__ = ["How", "Running"]
 
@@ -245,10 +245,10 @@ class Running:
         assert self._transport is not None
         channel.take = self._take
         source = command.input
-        data: bytes | FileReader = b""
-        if source is not None:
-            known = command.input_bytes()
-            data = known if known is not None else FileReader(source, command.encoding, CHUNK)
+        # Plain secrets stand in the frames of this thread only as `Hidden`.
+        data: Hidden | FileReader = Hidden(command.input_bytes() or b"")
+        if hasattr(source, "read"):
+            data = FileReader(source, command.encoding, CHUNK)
         given = remote.orders(
             command,
             self._nonce,
@@ -263,9 +263,9 @@ class Running:
         if not (first or self._sudo or command.env or command.has_secrets()):
             with_orders = remote.line_with(given)
             if with_orders is not None:
-                line, given = with_orders, b""
+                line, given = with_orders, Hidden(b"")
         # What must not be sent before the far side is that far.
-        gates: list[bytes] = []
+        gates: list[Hidden] = []
         if self._sudo:
             asks = how.sudo_password is not None
             first += remote.sudo_line(self._nonce, how.sudo or None, password=asks)
@@ -273,19 +273,20 @@ class Running:
                 # What follows must not be taken for the password.
                 self._gates.append(self._sudo_done)
                 gates.append(given)
-                given = b""
+                given = Hidden(b"")
         if how.pty:
             # The end of input is a character, that means nothing before `stty sane`.
             self._gates.append(self._is_ready)
-            gates.append(b"")
+            gates.append(Hidden(b""))
         tail = b"\x04" if how.pty else b""
-        self._input = _Input(first + given, gates, data, tail, self._poke)
+        now = Hidden(first + bytes(given.reveal()))
+        self._input = _Input(now, gates, data, tail, self._poke)
         try:
             if not self._input.begin(self._stop, self._ticket.strained):
                 return False
         except RuntimeError as error:
             raise ExecutorClosedError(
-                f"{command} did not start: {error}", environment=how.name
+                f"did not start ({error}): {plain(command)}", environment=how.name
             ) from error
         begin = self._input.peek()
         sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
@@ -315,7 +316,8 @@ class Running:
                 return
             heads.pop(0)
             if head.junk.strip():
-                log.debug("%s said before the command: %r", self._how.name, head.junk[-500:])
+                said = plain(self._masked(head.junk), SAID, end=True)
+                log.debug("%s said before the command: %s", self._how.name, said)
             if head is not self._ready and head.word is not None and head.word.isdigit():
                 self._leaders.append(int(head.word))
             if self._gates or self._why is not None:
@@ -465,7 +467,7 @@ class Running:
         assert source is not None
         if question > SUDO_TRIES:
             return False
-        source.add(password.reveal().encode() + b"\n")
+        source.add(Hidden(password.reveal().encode() + b"\n"))
         return True
 
     # Ending it on the far side
@@ -618,12 +620,13 @@ class Running:
     def _talk(self) -> str:
         """Return the last of what the far side said instead of starting the command."""
         said = b"".join(head.pending for heads in self._heads for head in heads)
-        text = said.decode("utf-8", "replace")
-        command = self._command
-        for word in (*command.words, *(command.env or {}).values(), self._how.sudo_password):
-            if isinstance(word, Secret) and word.reveal():  # a shell may say what it refuses
-                text = text.replace(word.reveal(), MASK)
-        return plain(" ".join(text.split()), SAID, end=True) or "nothing"
+        return plain(self._masked(said), SAID, end=True) or "nothing"
+
+    def _masked(self, said: bytes) -> str:
+        """Return the end of what the far side said: it may have echoed what it was sent."""
+        secrets = (*self._command.secrets(), self._how.sudo_password)
+        masked = mask(said, secrets, self._command.encoding)
+        return " ".join(masked[-4 * SAID :].decode("utf-8", "replace").split())
 
 
 def _nobody() -> None:
@@ -686,18 +689,18 @@ class _Input:
 
     def __init__(
         self,
-        first: bytes,
-        gates: list[bytes],
-        data: bytes | FileReader,
+        first: Hidden,
+        gates: list[Hidden],
+        data: Hidden | FileReader,
         tail: bytes,
         poke: Callable[[], object],
     ) -> None:
-        self._now = memoryview(first)
+        self._now = memoryview(first.reveal())
         self._gates = gates
         self._poke = poke
         self._tail = tail
-        self._data = data if isinstance(data, bytes) else b""
-        self._file = None if isinstance(data, bytes) else data
+        self._data = bytes(data.reveal()) if isinstance(data, Hidden) else b""
+        self._file = None if isinstance(data, Hidden) else data
         self._next: bytes | None = None  # from the thread that reads a file
         self._ended = self._file is None
         self.error: Exception | None = None
@@ -750,9 +753,9 @@ class _Input:
             and not self._gates
         )
 
-    def add(self, data: bytes) -> None:
+    def add(self, data: Hidden) -> None:
         """Have `data` go before the next gate."""
-        self._now = memoryview(bytes(self._now) + data)
+        self._now = memoryview(bytes(self._now) + bytes(data.reveal()))
 
     def open_gate(self) -> None:
         """Let go what waits behind the next gate."""
@@ -768,11 +771,11 @@ class _Input:
             return False
         return not self._reads_ahead or self._next is not None or self._ended
 
-    def peek(self) -> bytes | memoryview:
+    def peek(self) -> Hidden:
         """Return what comes next, as much as is at hand."""
         if not self._now and not self._gates:
             self._refill()
-        return self._now
+        return Hidden(self._now)
 
     def sent(self, size: int) -> None:
         """Note how much of what `peek` returned has gone."""

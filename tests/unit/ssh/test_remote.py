@@ -23,7 +23,9 @@ def test_words_and_values_survive_the_shell(word: str, value: str) -> None:
         ["/bin/sh", "-c", 'printf "%s/%s" "$1" "$V"', "sh", word], env={"V": value}
     )
     given_ = remote.orders(command, "PXn", stdin=False, pty=False, leads=True)
-    done = subprocess.run(["/bin/sh", "-c", remote.LINE], input=given_, capture_output=True)
+    done = subprocess.run(
+        ["/bin/sh", "-c", remote.LINE], input=given_.reveal(), capture_output=True
+    )
     out = done.stdout.partition(b"\n")[2]
     assert out == f"{word}/{value}".encode()
     assert done.stderr == b"PXn ok\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parallel_exec.environments.ssh.running import CHUNK, _Input
+from parallel_exec.values.secret import Hidden
 
 
 @pytest.mark.parametrize("orders", [b"", b"orders"])
@@ -13,11 +14,11 @@ from parallel_exec.environments.ssh.running import CHUNK, _Input
 def test_orders_then_data_then_the_end(orders: bytes, tail: bytes, size: int) -> None:
     """Each byte once, whatever goes at a time; much data is sent from where it is."""
     data = bytes(size)
-    source = _Input(orders, [], data, tail, lambda: None)
+    source = _Input(Hidden(orders), [], Hidden(data), tail, lambda: None)
     out = b""
     objects = []
     while not source.last or source.peek():
-        view = source.peek()
+        view = source.peek().reveal()
         assert source.ready()
         objects.append(view.obj if isinstance(view, memoryview) else view)
         out += view[:100_000]

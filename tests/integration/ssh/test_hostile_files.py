@@ -151,6 +151,17 @@ def test_a_name_as_two_things_is_the_hosts_error(
     assert names(outside) == []
 
 
+@pytest.mark.parametrize("target", [b"", b"a\0b"])
+def test_a_link_that_leads_nowhere_is_the_hosts_error(
+    hostile: Serve, tmp_path: Path, target: bytes
+) -> None:
+    """The system knows no such link."""
+    host = hostile(Files({b"d": folder((b"a", link(target)))})).host()
+    with pytest.raises(HostAnswerError, match="d/a is a link to"):
+        host.get("d", tmp_path / "d")
+    assert names(tmp_path / "d") == []
+
+
 def test_a_name_twice_as_one_thing_is_copied_once(hostile: Serve, tmp_path: Path) -> None:
     """The system lists a name twice while the directory changes."""
     host = hostile(Files({b"d": folder((b"a", file(b"1")), (b"a", file(b"2")))})).host()
@@ -257,6 +268,10 @@ NONSENSE = {
     "other kind": (sftp_packets.OPEN, lambda n: [answer(sftp_packets.NAME, n, bytes(4))]),
     "data all well": (sftp_packets.READ, lambda n: [status(n, 0)]),
     "more data": (sftp_packets.READ, lambda n: [answer(103, n, packed(b"x" * 200_000))]),
+    "a little more data": (
+        sftp_packets.READ,
+        lambda n: [answer(103, n, packed(b"x" * 40_000))],
+    ),
     "data cut": (sftp_packets.READ, lambda n: [answer(103, n, b"\0\0\0\x99x")]),
     "names cut": (sftp_packets.READDIR, lambda n: [answer(104, n, b"\0\0\1\0" + packed(b"x"))]),
     "names attributes": (

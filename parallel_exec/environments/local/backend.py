@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from parallel_exec import reactor
+from parallel_exec.environments import room
 from parallel_exec.environments.base import Execution, Ticket
 from parallel_exec.environments.local import descendants, watchdog
 from parallel_exec.environments.local.process import Process
@@ -100,6 +101,7 @@ class Host:
         """Have `process` launched again when another has ended, or after a while."""
         self.waiting.append(process)
         if len(self.waiting) == 1:
+            room.get().give_way()
             self.reactor.call_at(self.reactor.now() + ROOM_S, self.room)
 
     def room(self) -> None:

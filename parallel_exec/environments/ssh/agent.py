@@ -12,6 +12,8 @@ import struct
 import time
 from dataclasses import dataclass
 
+from parallel_exec.environments import room
+
 __all__ = ["Agent", "AgentError", "Held", "socket_path"]
 
 LIST = 11
@@ -112,6 +114,8 @@ class Agent:
             raise self._mute from None
         except OSError as error:
             self.close()
+            if room.is_shortage(error):
+                raise
             raise self._error(f"cannot be asked: {error.strerror or error}") from None
         except AgentError:
             self.close()

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from parallel_exec.environments import room
 from parallel_exec.errors import ConfigError
 
 __all__ = ["Line", "matches", "read"]
@@ -94,7 +95,9 @@ def read(path: str, *, own: bool = False) -> list[Line] | None:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             lines = list(_lines(path, file.read()))
-    except OSError:
+    except OSError as error:
+        if room.is_shortage(error):  # it is there, and must not be passed over
+            raise
         return None
     with _files_lock:
         _files[path] = (signature, lines)

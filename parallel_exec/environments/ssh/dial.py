@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from parallel_exec.environments import room
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 from parallel_exec.reactor import loop as reactor
@@ -42,6 +43,8 @@ def lookup(host: str, port: int, family: str) -> list[Address]:
             host, port, FAMILIES.get(family, socket.AF_UNSPEC), socket.SOCK_STREAM
         )
     except (socket.gaierror, UnicodeError) as error:
+        if room.get().short_lately():  # which looks like a name that is not known
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise ConnectError(f"the name {host} does not resolve: {reason}") from error
     addresses = list(dict.fromkeys((int(item[0]), item[4]) for item in found))

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from parallel_exec.environments import room
 from parallel_exec.environments.ssh.border import paramiko, serialization
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.values.secret import Secret
@@ -159,6 +160,8 @@ def load_key(path: str, passphrase: Secret | None) -> PrivateKey:
     except FileNotFoundError:
         raise
     except OSError as error:
+        if room.is_shortage(error):
+            raise
         raise UnusableKeyError(f"{path} cannot be read: {error.strerror}") from None
 
 

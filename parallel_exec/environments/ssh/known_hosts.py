@@ -22,6 +22,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from parallel_exec.environments import room
 from parallel_exec.environments.ssh.config_file import matches
 from parallel_exec.errors import HostKeyError
 
@@ -219,7 +220,9 @@ class KnownHosts:
             try:
                 with open(path, "rb") as file:
                     data = file.read()
-            except OSError:
+            except OSError as error:
+                if room.is_shortage(error):  # it is there: its hosts are not unknown
+                    raise
                 return None
             self.reads += 1
             self._files[path] = parsed = _parse(path, signature, data)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import errno
 import logging
 import math
 import os
@@ -27,6 +28,7 @@ from dataclasses import replace
 from typing import Any
 
 from parallel_exec import reactor
+from parallel_exec.environments import room
 from parallel_exec.environments.ssh import dial
 from parallel_exec.environments.ssh.auth import login
 from parallel_exec.environments.ssh.border import paramiko
@@ -68,8 +70,16 @@ known_hosts = KnownHosts()
 class Connection:
     """A transport with the places on it. `pool`'s lock guards `used` and `cap`."""
 
-    def __init__(self, transport: Transport, cap: int, held: Callable[[], object]) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        cap: int,
+        held: Callable[[], object],
+        *,
+        has_descriptor: bool = True,
+    ) -> None:
         self.transport = transport
+        self.has_descriptor = has_descriptor  # of its own: not if it goes through a jump host
         self.cap = cap
         self.most = cap
         self.used = 0
@@ -79,6 +89,11 @@ class Connection:
         self.made_at = self.idle_since = time.monotonic()
         self.gone = False
         self._held = held  # gives back what it stands on: a jump host, a proxy command
+
+    @property
+    def unused(self) -> bool:
+        """Whether nobody is on it."""
+        return not (self.used or self.tunnels)
 
     def release_ground(self) -> None:
         """Give back what the connection stands on. In the thread that saw its end."""
@@ -143,6 +158,7 @@ class HostPool:
         self._closed = False
         self._routes: set[_Route] = set()
         self._under_way: set[Any] = set()
+        self._shortage: BaseException | None = None  # what connecting waits for, if it does
         self._threads: set[threading.Thread] = set()
         self.made = 0  # connections so far; tests count them
         self.config: HostConfig | None = None
@@ -197,9 +213,9 @@ class HostPool:
                     pause = since + self._connect_cost - time.monotonic()
                     if pause <= 0:
                         pause = self._ask_for_another()
-            if self._connections and not told:
+            if (self._connections or self._shortage is not None) and not told:
                 told = True
-                strained(HostError(f"all channels to {self.name} are in use"))
+                strained(self._shortage or HostError(f"all channels to {self.name} are in use"))
             waiter.event.wait(pause)
         assert isinstance(waiter.answer, BaseException)
         raise waiter.answer
@@ -383,6 +399,24 @@ class HostPool:
                 self._connections.remove(connection)
             return True
 
+    def idle(self) -> list[Connection]:
+        """Return connections with a descriptor that nobody uses."""
+        if not self._connections:
+            return []
+        with self._lock:
+            return [each for each in self._connections if each.has_descriptor and each.unused]
+
+    def let_go(self, connection: Connection) -> None:
+        """Close a connection, if nobody uses it still: others need its descriptor."""
+        with self._lock:
+            if connection not in self._connections or not connection.unused:
+                return
+            connection.gone = True
+            self._connections.remove(connection)
+            self._dropped.add(connection)
+        connection.transport.why = "others needed its descriptor"
+        connection.transport.active_end()
+
     # Connecting
 
     def _ask_for_another(self) -> float | None:
@@ -410,8 +444,18 @@ class HostPool:
         except RuntimeError as error:  # out of threads
             self._threads.discard(thread)
             self._connecting -= 1
-            if first:
+            if first and room.get().held and not reactor.starts_no_more_threads(error):
+                # Other connections may end, and with them their threads.
+                self._shortage = error
+                clock = reactor.get()
+                clock.call_at(clock.now() + room.LOOK_S, self._connect_if_waited_for)
+            elif first:
                 self._fail(HostError(f"cannot start a thread to connect to {self.name}: {error}"))
+
+    def _connect_if_waited_for(self) -> None:
+        with self._lock:
+            if self._waiting and not self._connections and not self._closed:
+                self._connect_for(first=True)
 
     def _connect(self) -> None:
         started = time.monotonic()
@@ -428,6 +472,7 @@ class HostPool:
         with self._lock:
             self._connecting -= 1
             self.made += 1
+            self._shortage = None
             self._made_at = time.monotonic()
             self._connect_cost = max(0.01, self._made_at - started)
             closed = self._closed
@@ -455,7 +500,11 @@ class HostPool:
             known.__cause__ = forget_frames(error)
         with self._lock:
             self._connecting -= 1
-            if self._connections:
+            self._shortage = None
+            if isinstance(error, _UnwantedError):
+                if self._waiting and not self._connections:
+                    self._connect_for(first=True)  # who came in this very moment
+            elif self._connections:
                 # There is another one to wait for; do not press the host for more.
                 self._not_before = time.monotonic() + 5.0
                 log.debug("no further connection to %s: %s", self.name, known)
@@ -479,6 +528,29 @@ class HostPool:
         Args:
             within: Seconds that it may take, the wait for a turn included.
         """
+        began = time.monotonic()
+        while True:
+            left = within - (time.monotonic() - began)
+            try:
+                return self._connect_again_and_again(left)
+            except Exception as error:
+                # The system has refused a descriptor or a thread: wait while others may give
+                # theirs back.
+                if left <= 0 or not room.is_shortage(error) or not self._wait_for_others(error):
+                    raise
+
+    def _wait_for_others(self, error: BaseException) -> bool:
+        self._is_short(error)
+        return not self._closed and room.get().pause(time.sleep)
+
+    def _is_short(self, error: BaseException) -> None:
+        """Let those who wait know that descriptors are short."""
+        with self._lock:
+            self._shortage = error
+            for waiter in self._waiting:
+                waiter.event.set()
+
+    def _connect_again_and_again(self, within: float) -> Connection:
         settings = self.settings
         if self.config is None:
             self.config = resolve(settings.destination, settings.config)
@@ -529,6 +601,11 @@ class HostPool:
             entry = gate.enter(timeout=min(within, max(60.0, 20 * timeout)))
             if entry is None:
                 raise ConnectTimeoutError(f"{self.name}: too many handshakes wait for this server")
+            try:
+                self._find_room(route, within)
+            except BaseException:
+                gate.leave(entry)
+                raise
             queued = time.monotonic() - asked
             timeout = max(0.001, min(timeout, within - queued))
             refused = False
@@ -547,9 +624,33 @@ class HostPool:
             with self._lock:
                 self._routes.discard(route)
 
+    def _find_room(self, route: _Route, within: float) -> None:
+        """Wait until there is a descriptor for the connection, if it needs one.
+
+        Raises:
+            _UnwantedError: Nobody waits for the connection any more.
+        """
+        if route.through_jump:
+            return
+        if within < math.inf:  # to end a command: there is a bound, and something to lose
+            route.place = room.get().enter_anyway()
+            return
+        route.place = room.get().enter(
+            self._is_wanted,
+            route.set_wake,
+            lambda: self._is_short(OSError(errno.EMFILE, os.strerror(errno.EMFILE))),
+        )
+        if route.place is None:
+            raise self._closed_error() if self._closed else _UnwantedError
+
+    def _is_wanted(self) -> bool:
+        return not self._closed and bool(self._waiting)
+
     def _log_in(self, route: _Route, config: HostConfig, timeout: float) -> Connection:
         deadline = time.monotonic() + timeout
         sock = route.open()
+        if route.place is not None:
+            route.place.taken()
         interval = self.settings.keepalive
         if interval is None:
             interval = config.alive_interval if config.alive_interval is not None else KEEPALIVE_S
@@ -591,7 +692,9 @@ class HostPool:
                 kind = type(error)
                 raise kind(f"{self.name}: {error}", environment=self.name) from error
             most = _sessions(transport.remote_version, self.settings.max_sessions)
-            connection = Connection(transport, most, route.close)
+            connection = Connection(
+                transport, most, route.close, has_descriptor=route.place is not None
+            )
             made.append(connection)
             transport.on_end = lambda: self._ended(connection)
             if not transport.active:
@@ -715,6 +818,10 @@ class HostPool:
         self.__init__(self.settings)  # type: ignore[misc]
 
 
+class _UnwantedError(ParallelExecError):
+    """Nobody waits for the connection any more."""
+
+
 class _AgainError(Exception):
     """The server refused the handshake before anything was said."""
 
@@ -765,7 +872,13 @@ class _Route:
         self._tunnel: Tunnel | None = None
         self._proxy: dial.Proxy | None = None
         self._hops = _hops(pool.settings, config)
+        self.place: room.Place | None = None
         self.wake: Callable[[], object] = lambda: None
+
+    @property
+    def through_jump(self) -> bool:
+        """Whether it is a channel of another connection, without a descriptor."""
+        return bool(self._hops)
 
     def endpoint(self) -> Hashable:
         """Return which server it leads to; look up its name on the way."""
@@ -804,7 +917,7 @@ class _Route:
             lease = self._lease_within(jump)
             try:
                 self._tunnel = lease.transport.open_tunnel(
-                    config.host_name, config.port, self._timeout, self._wanted, self._register
+                    config.host_name, config.port, self._timeout, self._wanted, self.set_wake
                 )
             except BrokenError:
                 lease.give_back()
@@ -833,7 +946,7 @@ class _Route:
         timers: list[reactor.Timer] = []
 
         def register(wake: Callable[[], object]) -> None:
-            self._register(wake)
+            self.set_wake(wake)
             timers.append(clock.call_at(deadline, wake))
 
         try:
@@ -854,7 +967,8 @@ class _Route:
     def _wanted(self) -> bool:
         return not self._pool._closed
 
-    def _register(self, wake: Callable[[], object]) -> None:
+    def set_wake(self, wake: Callable[[], object]) -> None:
+        """Note who waits on the way."""
         self.wake = wake
 
     def close(self) -> None:
@@ -872,6 +986,8 @@ class _Route:
         jump, self._jump = self._jump, None
         if jump is not None:
             give_back(jump)
+        if self.place is not None:
+            self.place.leave()
 
     @contextlib.contextmanager
     def _named(self) -> Any:
@@ -931,6 +1047,23 @@ def give_back(pool: HostPool) -> None:
         if _pools.get(pool.settings) is pool:
             del _pools[pool.settings]
     pool.close()
+
+
+def _give_way() -> bool:
+    """Close some of the connections that nobody uses, of any host; see `room.Room.gives_way`.
+
+    Of many, an eighth at once: looking for them takes as long as there are hosts.
+    """
+    with _registry_lock:
+        pools = list(_all)
+    idle = [(each.idle_since, pool, each) for pool in pools for each in pool.idle()]
+    idle.sort(key=lambda item: item[0])
+    for _, pool, connection in idle[: len(idle) // 8 + 1]:
+        pool.let_go(connection)
+    return bool(idle)
+
+
+room.get().gives_way(_give_way)
 
 
 def _after_fork_in_child() -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from parallel_exec.environments import room
 from parallel_exec.environments.base import Stop
 from parallel_exec.environments.ssh.destination import Destination
 from parallel_exec.environments.ssh.pool import HostPool
 from parallel_exec.environments.ssh.settings import Settings
-from parallel_exec.errors import ConfigError, ExecutorClosedError
+from parallel_exec.errors import ConfigError, ExecutorClosedError, HostError
 from tests.integration.ssh.hostile import Honest, Serve, Session
 from tests.integration.ssh.server import Server, run, running, wait_until
 from tests.integration.ssh.test_ending import mark
@@ -94,6 +95,30 @@ def test_a_copy_with_a_timeout_needs_no_thread(
     (tmp_path / "file").write_bytes(b"x")
     host.put(tmp_path / "file", "copied-with-a-timeout", timeout=60)
     host.run("rm copied-with-a-timeout")
+
+
+@pytest.mark.parametrize("name", ["parallel_exec connect", "Thread-"])
+def test_connecting_waits_for_a_thread(
+    sshd: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Its own or that of the connection, as long as another connection may end."""
+    word = mark()
+    sshd.backend().submit(f"sleep {word}")
+    wait_until(lambda: running(f"sleep {word}"), "it runs")
+    short = Short(monkeypatch, name, 3, OUT)
+    assert sshd.backend(passphrase="another pool").run("echo hi").text() == "hi\n"
+    assert not short.left
+
+
+@pytest.mark.parametrize("name", ["parallel_exec connect", "Thread-"])
+def test_connecting_without_a_thread_and_nothing_to_wait_for(
+    sshd: Server, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The error is that of the host, at once: nothing ran."""
+    wait_until(lambda: not room.get().held, "earlier connections have ended")
+    Short(monkeypatch, name, 10**6, OUT)
+    with pytest.raises(HostError, match=OUT):
+        sshd.backend().run("echo hi")
 
 
 def test_clearing_survives_what_connecting_raises(monkeypatch: pytest.MonkeyPatch) -> None:

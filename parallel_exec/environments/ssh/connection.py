@@ -207,7 +207,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             words = self.packetizer.said() if not self.remote_version else ""
             if words:
                 heard = f"it says '{words}', which is not SSH, and nothing more came"
-            raise ConnectTimeoutError(f"{heard} within {timeout:g} s")
+            raise ConnectTimeoutError(f"{heard} within {timeout:.3g} s")
         if not self.active or not self.initial_kex_done:
             raise ConnectError(self.reason())
         self.completion_event = None  # a kilobyte

@@ -186,7 +186,8 @@ class Proxy:
                 what = f"its ProxyCommand was ended by {signal.Signals(-status).name}"
             else:
                 what = f"its ProxyCommand ended with status {status}"
-        words = self._stderr.words(LAST_WORDS_S if self._process.returncode is not None else 0)
+        # What it started may hold the other end for longer.
+        words = self._stderr.words(0 if isinstance(error, ConnectTimeoutError) else LAST_WORDS_S)
         return f"{what}; it printed '{words}'" if words else what
 
     def repeatable(self) -> bool:
@@ -196,24 +197,36 @@ class Proxy:
         """
         return self._status() in (None, 0, 255)
 
-    def _status(self) -> int | None:
-        """Return its exit status, if it is about to end."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return self._process.wait(LAST_WORDS_S)
-        return None
+    def _status(self, patience: float = LAST_WORDS_S) -> int | None:
+        """Return its exit status, if it is about to end; negative for a signal.
+
+        It is not reaped: until `close` has ended what it started, its number must not go to
+        another process.
+        """
+        if not hasattr(os, "waitid"):  # macOS before Python 3.13
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(patience)
+            return None
+        deadline = time.monotonic() + patience
+        look = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        while (ended := os.waitid(os.P_PID, self._process.pid, look)) is None:
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.01)
+        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
     def close(self) -> None:
         """End the command and everything it started, and reap it."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGTERM)
-            try:
-                self._process.wait(0.5)
-            except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(self._process.pid, signal.SIGKILL)
-                self._process.wait()
+        if self._process.returncode is None:
+            self._signal(signal.SIGTERM)
+            self._status(0.5)
+            self._signal(signal.SIGKILL)
+            self._process.wait()
         self._stderr.close()
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, number)
 
 
 class _Printed:

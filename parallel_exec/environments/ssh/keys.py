@@ -198,7 +198,8 @@ def _parse(path: str, data: bytes, passphrase: Secret | None) -> PrivateKey:
         if passphrase is None:
             raise UnusableKeyError(f"{path} is encrypted and there is no passphrase")
         loaded, fault = _decode(text, passphrase)
-        if loaded is None and type(fault) in (ValueError, TypeError, UnicodeEncodeError):
+        # Each cipher has an error of its own for that.
+        if loaded is None and type(fault).__name__ != "UnsupportedAlgorithm":
             raise UnusableKeyError(f"{path} cannot be read with this passphrase")
     if loaded is None:
         raise UnusableKeyError(f"{path} cannot be read: {said(str(fault))}")

@@ -28,6 +28,7 @@ from parallel_exec.environments.ssh.connection import BrokenError, Transport
 from parallel_exec.environments.ssh.ending import Ending, Sessions
 from parallel_exec.environments.ssh.pool import HostPool, Lease
 from parallel_exec.errors import (
+    AuthenticationError,
     CommandNotFoundError,
     ConnectError,
     ConnectTimeoutError,
@@ -46,6 +47,7 @@ log = logging.getLogger("parallel_exec")
 
 CHUNK = 256 * 1024  # bytes of input that are read from a file at once
 SUDO_TRIES = 1  # a second question means that the answer was wrong
+EXPIRED = "password has expired"  # sshd says it in English, whatever the language there
 SHELL_S = 5.0  # for a login shell to begin, where the command is to be ended already
 STALE_TRIES = 4  # connections that turn out to be dead before anything ran
 
@@ -609,6 +611,12 @@ class Running:
                 raise SudoError(f"sudo on {name} refused: it said {talk}", environment=name)
         if channel.request_refused:
             raise HostError(f"{name} refused to start: {what}", environment=name)
+        if EXPIRED in talk:
+            raise AuthenticationError(
+                f"the password of the account on {name} has expired: change it in a terminal;"
+                f" the host said {talk}",
+                environment=name,
+            )
         if channel.status is not None:
             shell = "shell" if self._leaders else "login shell"
             raise HostError(

@@ -9,12 +9,25 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import IO, Any
 
-from parallel_exec.environments.base import BlockingBackend, Stop, Ticket, wait_for_starts
+from parallel_exec.environments.base import (
+    BlockingBackend,
+    Execution,
+    Stop,
+    Ticket,
+    wait_for_starts,
+)
 from parallel_exec.environments.ssh.destination import Destination
 from parallel_exec.environments.ssh.files import Progress
-from parallel_exec.environments.ssh.pool import CONNECT_TIMEOUT_S, HostPool, borrow, give_back
+from parallel_exec.environments.ssh.pool import (
+    CONNECT_TIMEOUT_S,
+    Call,
+    HostPool,
+    borrow,
+    give_back,
+)
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
 from parallel_exec.errors import ConfigError, ExecutorClosedError
@@ -194,6 +207,32 @@ class SSHBackend(BlockingBackend):
         with self._lock:
             if not self._closed:
                 self._running[stop] = TO_END_S
+
+    def start(self, command: Command, ticket: Ticket) -> Execution:
+        """See `Backend.start`.
+
+        A command gets its thread when there is a connection for it: one that waits for the
+        handshake of its host has none.
+        """
+        stop = Stop()
+        self.starting(stop)
+        try:
+            pool = self._enter(stop)
+        except ExecutorClosedError as error:
+            reactor.get().post(ticket.settled, error)
+            return stop
+
+        def ready(error: BaseException | None) -> None:
+            if error is None:
+                self._launch(command, ticket, stop)
+            else:
+                self._leave(stop)
+                ticket.settled(error)
+
+        call = Call(ready, ticket.strained, lambda: stop.reason is None)
+        stop.on_change(partial(pool.hurry, call))  # before its thread has it call another
+        pool.when_connected(call)
+        return stop
 
     def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
         """See `BlockingBackend.execute`."""

@@ -51,7 +51,7 @@ from parallel_exec.errors import (
 from parallel_exec.text import SAID, plain
 from parallel_exec.values.secret import forget_frames
 
-__all__ = ["Connection", "HostPool", "Lease", "borrow", "give_back"]
+__all__ = ["Call", "Connection", "HostPool", "Lease", "borrow", "give_back"]
 
 log = logging.getLogger("parallel_exec")
 
@@ -134,6 +134,30 @@ class _Waiter:
         self.answer: Connection | BaseException | None = None
 
 
+class Call:
+    """Someone who waits for the first connection without a thread.
+
+    Args:
+        ready: Called in the service thread: with None once there is a connection, else with
+            the reason why there is none.
+            It must not block.
+        strained: Told, in the service thread, that connecting has to wait for room.
+        wanted: Whether to wait at all, asked once.
+    """
+
+    __slots__ = ("ready", "strained", "wanted")
+
+    def __init__(
+        self,
+        ready: Callable[[BaseException | None], object],
+        strained: Callable[[BaseException], object],
+        wanted: Callable[[], bool],
+    ) -> None:
+        self.ready = ready
+        self.strained = strained
+        self.wanted = wanted
+
+
 class HostPool:
     """The connections to one host.
 
@@ -148,6 +172,7 @@ class HostPool:
         self._connections: list[Connection] = []
         self._dropped: set[Connection] = set()  # no longer given out, not ended yet
         self._waiting: list[_Waiter] = []
+        self._calls: dict[Call, None] = {}  # in the order in which they came
         self._left_files: set[bytes] = set()
         self._jobs: list[Callable[[Transport], object]] = []
         self._clearing: threading.Thread | None = None
@@ -219,6 +244,41 @@ class HostPool:
             waiter.event.wait(pause)
         assert isinstance(waiter.answer, BaseException)
         raise waiter.answer
+
+    def when_connected(self, call: Call) -> None:
+        """Have `call.ready` called once a connection can be had, connecting if need be.
+
+        That is at once, in this thread, if there is one already, if the call is not wanted
+        any more or if the pool is closed: `lease` says so then.
+        """
+        with self._lock:
+            waits = not self._closed and not self._connections and call.wanted()
+            if waits:
+                self._calls[call] = None
+                self._connect_for(first=True)
+                if self._shortage is not None:
+                    reactor.get().post(call.strained, self._shortage)
+        if not waits:
+            call.ready(None)
+
+    def hurry(self, call: Call) -> None:
+        """Have `call.ready` called now, in this thread, if it still waits."""
+        with self._lock:
+            waits = call in self._calls
+            self._calls.pop(call, None)
+        if waits:
+            call.ready(None)
+
+    def _answer_calls(self, error: BaseException | None) -> None:
+        """Tell those who wait without a thread. Under the lock."""
+        calls, self._calls = self._calls, {}
+        for call in calls:
+            reactor.get().post(call.ready, None if error is None else _copy(error))
+
+    @property
+    def _is_waited_for(self) -> bool:
+        """Whether anybody waits for a connection. Under the lock."""
+        return bool(self._waiting or self._calls)
 
     @property
     def name(self) -> str:
@@ -300,7 +360,7 @@ class HostPool:
             if connection in self._connections:
                 self._connections.remove(connection)
                 self._dropped.add(connection)
-            if self._waiting and not self._connections:
+            if self._is_waited_for and not self._connections:
                 self._connect_for(first=True)
 
     def leave_files(self, paths: Iterable[bytes]) -> None:
@@ -454,7 +514,7 @@ class HostPool:
 
     def _connect_if_waited_for(self) -> None:
         with self._lock:
-            if self._waiting and not self._connections and not self._closed:
+            if self._is_waited_for and not self._connections and not self._closed:
                 self._connect_for(first=True)
 
     def _connect(self) -> None:
@@ -479,10 +539,11 @@ class HostPool:
             if not closed and not made.gone:
                 self._connections.append(made)
                 self._serve()
+                self._answer_calls(None)
                 self._start_clearing()
                 for waiter in self._waiting:  # those left over reckon with the cost now
                     waiter.event.set()
-            elif not closed and self._waiting and not self._connections:
+            elif not closed and self._is_waited_for and not self._connections:
                 self._connect_for(first=True)  # it broke in this very moment
         if closed:
             made.transport.end("it was closed")
@@ -502,7 +563,7 @@ class HostPool:
             self._connecting -= 1
             self._shortage = None
             if isinstance(error, _UnwantedError):
-                if self._waiting and not self._connections:
+                if self._is_waited_for and not self._connections:
                     self._connect_for(first=True)  # who came in this very moment
             elif self._connections:
                 # There is another one to wait for; do not press the host for more.
@@ -517,10 +578,9 @@ class HostPool:
         """Tell everyone who waits; each gets an error of its own. Under the lock."""
         while self._waiting:
             waiter = self._waiting.pop(0)
-            mine = copy.copy(error)
-            mine.__cause__ = error.__cause__
-            waiter.answer = mine
+            waiter.answer = _copy(error)
             waiter.event.set()
+        self._answer_calls(error)
 
     def _establish(self, within: float = math.inf) -> Connection:
         """Connect, and try again where the host refuses handshakes.
@@ -549,6 +609,8 @@ class HostPool:
             self._shortage = error
             for waiter in self._waiting:
                 waiter.event.set()
+            for call in self._calls:
+                reactor.get().post(call.strained, error)
 
     def _connect_again_and_again(self, within: float) -> Connection:
         settings = self.settings
@@ -644,7 +706,8 @@ class HostPool:
             raise self._closed_error() if self._closed else _UnwantedError
 
     def _is_wanted(self) -> bool:
-        return not self._closed and bool(self._waiting)
+        with self._lock:
+            return not self._closed and self._is_waited_for
 
     def _log_in(self, route: _Route, config: HostConfig, timeout: float) -> Connection:
         deadline = time.monotonic() + timeout
@@ -794,6 +857,7 @@ class HostPool:
                 waiter.answer = self._closed_error()
                 waiter.event.set()
             self._waiting.clear()
+            self._answer_calls(self._closed_error())
         for route in routes:
             route.wake()
         for transport in under_way:
@@ -816,6 +880,13 @@ class HostPool:
         for transport in self._under_way:
             transport.abandon()
         self.__init__(self.settings)  # type: ignore[misc]
+
+
+def _copy(error: BaseException) -> BaseException:
+    """Return an error like this one: each who waits gets one of their own."""
+    mine = copy.copy(error)
+    mine.__cause__ = error.__cause__
+    return mine
 
 
 class _UnwantedError(ParallelExecError):

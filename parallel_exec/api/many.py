@@ -49,8 +49,15 @@ __all__ = [
 DEFAULT_CONCURRENCY = 16
 """How many tasks run at once where nothing else is asked for."""
 
-BUFFER = 8  # tasks read before their turn, from an iterator
-READ_AHEAD = 1024  # tasks read before their turn, where they are at hand anyway
+BUFFER = 16
+"""How many tasks are read before their turn, and results kept until they are asked for, beyond
+`concurrency`."""
+READ_AHEAD = 1024  # the same of a list, where the results are wanted all at once anyway
+# What can be read without waiting for anybody, by the method that reads it: a subclass that has
+# one of its own may block.
+KINDS: tuple[type[Any], ...] = (list, tuple, range, dict, set, frozenset)
+VIEWS: tuple[type[Any], ...] = (type({}.keys()), type({}.values()), type({}.items()))
+AT_HAND = tuple(kind.__iter__ for kind in KINDS + VIEWS)
 
 COMMANDS = (str, list, tuple, Command)  # what of tasks is a command
 
@@ -136,7 +143,8 @@ class Many:
             raise ConfigError(f"{key} is not an option of {name} (value {options[key]!r})")  # type: ignore[literal-required]
         self._items = items
         self._make = make
-        self.at_hand = isinstance(items, list | tuple | range | dict | set | frozenset)
+        self._each = each
+        self.at_hand = getattr(type(items), "__iter__", None) in AT_HAND
         self.total = len(items) if isinstance(items, Sized) else None
         self.limit = limit_of(options.get("concurrency", DEFAULT_CONCURRENCY))
         self._cancel = options.get("cancel")
@@ -208,7 +216,7 @@ class Many:
         limit = getattr(self.limit, "limit", DEFAULT_CONCURRENCY)
         if limit == math.inf:
             return sys.maxsize
-        return int(limit) + (READ_AHEAD if self.at_hand else BUFFER)
+        return int(limit) + (READ_AHEAD if self.at_hand and not self._each else BUFFER)
 
 
 def limit_of(concurrency: object) -> Limit:
@@ -535,7 +543,7 @@ def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> A
     """Run tasks at once; give the outcome of each as soon as it has ended.
 
     Nothing starts before the first outcome is asked for. Endless input is welcome: it
-    is read no further than what is in flight and a small buffer.
+    is read no further than `concurrency` + 16 ahead of what has been asked for.
 
     Args:
         tasks: As for `all`.

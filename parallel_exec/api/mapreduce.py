@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
+from itertools import islice
 from typing import Any, Generic, TypeVar, Unpack
 
 from parallel_exec.api.closing import Closing
@@ -59,7 +60,8 @@ def parallel_map(
 
     Args:
         fn: Called with one item, in a thread.
-        items: Read no further than what is in flight and a small buffer.
+        items: Read no further than `concurrency` + 16 ahead; see "Input" among the options
+            of many.
         concurrency: How many calls at once: a number, any limit, None for no limit.
         **options: See `ManyOptions`.
 
@@ -104,8 +106,8 @@ def parallel_imap(
     """Call a function for every item, several at once; give the values as they come.
 
     Nothing starts before the first value is asked for. Endless input is welcome: it is
-    read no further than what is in flight and a small buffer, and the same bounds the
-    values that wait to be asked for.
+    read no further than `concurrency` + 16 ahead of what has been asked for, a list as well,
+    and that bounds the values that wait to be asked for.
 
     Args:
         fn: Called with one item, in a thread.
@@ -247,16 +249,28 @@ def parallel_reduce(
     if not isinstance(items, Iterable):
         raise checks.refuse("items", items, "a list or another iterable")
     checks.count("chunk_size", chunk_size, minimum=2)
-    level = list(items)
-    if not level:
-        raise ConfigError(f"items must not be empty, not {items!r}")
     fold = Fold(fn)
-    while len(level) > 1:
-        chunks = [level[at : at + chunk_size] for at in range(0, len(level), chunk_size)]
-        level = gather(
+
+    def folded(chunks: Iterable[list[T]]) -> list[T]:
+        return gather(
             _prepare(fold, chunks, concurrency, "parallel_reduce", options, first="rejected")
         )
+
+    # Input that may block is folded as it comes, so that a deadline does not wait for it.
+    is_list = isinstance(items, list | tuple | range)
+    level = list(items) if is_list else folded(_chunks(items, chunk_size))
+    if not level:
+        raise ConfigError(f"items must not be empty, not {items!r}")
+    while len(level) > 1:
+        level = folded([level[at : at + chunk_size] for at in range(0, len(level), chunk_size)])
     return level[0]
+
+
+def _chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Yield the items in lists of `size`, the last one shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk
 
 
 class Fold(Generic[T]):

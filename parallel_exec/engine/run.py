@@ -1,7 +1,8 @@
 """One call that runs many tasks: performs what the scheduler decides.
 
-Who does what. The calling thread reads the input, hands it over and waits; it changes no
-shared state, so that a KeyboardInterrupt in it can only end the run (`drive`). Steps are
+Who does what. The calling thread reads input that is at hand, hands it over and waits; it
+changes no shared state, so that a KeyboardInterrupt in it can only end the run (`drive`).
+Input that may block is read by a thread of its own (`reading`). Steps are
 made by whoever brings an event: the thread of a function that has returned, the service
 thread for commands, timers and input. A step is made with the run's lock held, and what it
 decides is performed after the lock is released. A worker thread that settles its task gets
@@ -34,6 +35,7 @@ from parallel_exec.engine import scheduler as steps
 from parallel_exec.engine.cancel import Callback, CancelToken
 from parallel_exec.engine.events import Event, Listener, RunFinished, RunStarted
 from parallel_exec.engine.future import TaskFuture, settle
+from parallel_exec.engine.reading import Reader
 from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
 from parallel_exec.engine.task import PENDING, Stoppable, Task
@@ -152,6 +154,8 @@ class Run:
         self._parked: list[Worker] = []
         self._starved: deque[Task] = deque()
         self._mailbox = Mailbox("parallel_exec callbacks")
+        self._reader: Reader | None = None  # of input that may block
+        self._read = 0  # how many tasks have been read
         self._deadline_timer: reactor.Timer | None = None
         self._began = 0.0
         self.delivered = 0  # how many settled tasks the user has been given
@@ -182,7 +186,8 @@ class Run:
             tasks: Read no further than `window` ahead of what has been yielded.
             window: Asked how many may be read and not yet yielded.
             at_hand: Whether reading never blocks and has no effect, so that tasks may be
-                read many at a time, and to the end when the run stops early.
+                read many at a time, in this thread, and to the end when the run stops early.
+                If not, they are read one by one in a thread of their own.
             cancel: Tokens that stop the run.
             acknowledge: Whether a task that has been yielded makes room for another. If
                 not, `delivered` is to be raised when it has.
@@ -208,7 +213,10 @@ class Run:
             callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
             try:
                 self._tell(RunStarted(self.total, self.label))
-                yield from self._settle_all(tasks, window, at_hand, acknowledge)
+                if at_hand:
+                    yield from self._settle_all(tasks, window, acknowledge)
+                else:
+                    yield from self._settle_read(tasks, window, acknowledge)
                 error = self.failure
             except BaseException as raised:
                 error = raised
@@ -224,6 +232,7 @@ class Run:
             self._deliver()
             self._tell(RunFinished(self.clock.now() - self._began, error))
             error = None  # its traceback has this frame, and with it all results
+            self._reader = None
             # Circles, in which what tasks gave or failed with would live on.
             self._scheduler.settled.clear()
             culprit = self._scheduler.culprit
@@ -231,35 +240,27 @@ class Run:
                 del culprit.run
 
     def _settle_all(
-        self, tasks: Iterator[Task], window: Callable[[], int], at_hand: bool, acknowledge: bool
+        self, tasks: Iterator[Task], window: Callable[[], int], acknowledge: bool
     ) -> Iterator[Task]:
+        """Run tasks that are at hand; yield them as they settle."""
         state = self._scheduler
         settled = state.settled
-        read = 0
         exhausted = False
-        slow = False  # whether the next task was long in coming
+        slow = False  # whether the next tasks were long in the making
         while True:
             width = window()
             self._low_water = width - max(1, width // 4)
             while not exhausted and not (slow and settled):
                 if state.stopping is not None:
-                    # What is at hand is read to its end, so that each has its outcome.
-                    width = sys.maxsize
-                    if not at_hand:
-                        exhausted = True
-                        self._hand_over([], True)
-                        break
-                room = width - (read - self.delivered)
+                    width = sys.maxsize  # read to its end, so that each has its outcome
+                room = width - (self._read - self.delivered)
                 if room <= 0:
                     break
-                # One at a time where the next may be long in coming: what has been read
-                # must not wait for it.
-                wanted = room if at_hand else 1
                 asked = time.monotonic()
-                chunk = list(islice(tasks, wanted))
+                chunk = list(islice(tasks, room))
                 slow = time.monotonic() - asked > SLOW_S
-                exhausted = len(chunk) < wanted
-                read += len(chunk)
+                exhausted = len(chunk) < room
+                self._read += len(chunk)
                 self._hand_over(chunk, exhausted)
                 del chunk  # else what they give would be kept as long as this waits
             if exhausted:
@@ -275,6 +276,54 @@ class Run:
                     return
                 self._await_bell()
 
+    def _settle_read(
+        self, tasks: Iterator[Task], window: Callable[[], int], acknowledge: bool
+    ) -> Iterator[Task]:
+        """Run tasks whose input may block; yield them as they settle."""
+        state = self._scheduler
+        settled = state.settled
+        reader = self._reader = Reader(
+            tasks,
+            room=lambda: window() - (self._read - self.delivered),
+            hand_over=self._hand_over_read,
+            ring=self._ring,
+            context=self.context.copy(),
+            parent=self.parent,
+        )
+        self.clock.post(reader.start)
+        stopped = False
+        while True:
+            width = window()
+            enough = max(1, width // 4)
+            self._low_water = -1 if reader.over else width - enough
+            has_read = reader.here and not stopped and not settled and reader.read_here()
+            if state.stopping is not None and not stopped:
+                reader.stop()
+                self._hand_over([], True)
+                stopped = True
+            batch = len(settled)
+            for _ in range(batch):
+                if acknowledge:
+                    self.delivered += 1
+                yield settled.popleft()
+            self._deliver()
+            reader.wake(enough)
+            if batch or has_read:
+                continue
+            if reader.error is not None and state.stopping is None:
+                error, reader.error = reader.error, None
+                try:
+                    raise error
+                finally:
+                    del error, reader
+            if state.finished and not settled:
+                return
+            self._await_bell()
+
+    def _hand_over_read(self, tasks: list[Task], last: bool) -> None:
+        self._read += len(tasks)
+        self._hand_over(tasks, last)
+
     def _shut(self) -> None:
         """End what still runs and wait until everything has ended. Returns whatever
         interrupts come; the first of them is raised afterwards.
@@ -289,6 +338,8 @@ class Run:
                 if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
                     return  # a forgotten iterator, collected in the service thread
                 self._rung = False  # an interrupt may have come before it was noted
+                if self._reader is not None:
+                    self._reader.stop()
                 while not self._scheduler.finished:
                     self._await_bell()
                 for worker in list(self._workers):
@@ -607,7 +658,9 @@ class Run:
         while launched:  # after all that may ask one of them to end: see `_launch`
             state.launched(*launched.popleft())
         actions, state.actions = state.actions, []
-        if state.settled and (self._each or len(state.live) <= self._low_water):
+        if state.settled and (
+            self._each or len(state.live) <= self._low_water or state.stopping is not None
+        ):
             self._ring()
         return actions
 

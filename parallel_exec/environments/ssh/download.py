@@ -7,8 +7,9 @@ import logging
 import os
 import stat
 from collections import deque
-from collections.abc import Iterator
-from typing import IO, Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import IO
 
 from parallel_exec.environments.ssh.copying import (
     FILES_AT_ONCE,
@@ -19,7 +20,7 @@ from parallel_exec.environments.ssh.copying import (
     last_name,
     shown,
 )
-from parallel_exec.environments.ssh.folder import Folder, Part, umask
+from parallel_exec.environments.ssh.folder import Folder, Part, umask, write_all
 from parallel_exec.environments.ssh.sftp import Sftp, Steps
 from parallel_exec.environments.ssh.sftp_packets import (
     FLAG_READ,
@@ -124,7 +125,7 @@ class Download(Copying):
         if _is_folder(known):
             raise self.failed(path, "a directory, and a file object takes a file")
         self.total = known.size
-        self.sftp.run_all([self._content(path, file, known)], 1)
+        self.sftp.run_all([self._content(path, partial(write_all, file), known)], 1)
 
     def to_path(self, path: bytes, local: bytes, known: Attributes) -> bytes:
         """Copy a file or a directory to a local path; return where it is now."""
@@ -270,7 +271,7 @@ class Download(Copying):
         """Copy one file. `known` is what is known about it."""
         part = Part(folder, name)
         try:
-            yield from self._content(path, part, known)
+            yield from self._content(path, part.write, known)
             mode = 0o600 if known.mode is None else known.mode & PLAIN_MODE
             if self.preserve:
                 part.finish(mode, _times(known), keep=False)
@@ -280,15 +281,17 @@ class Download(Copying):
             part.discard()
             raise
 
-    def _content(self, path: bytes, file: IO[bytes] | Part, known: Attributes) -> Steps[None]:
-        """Copy one file's bytes to `file`."""
+    def _content(
+        self, path: bytes, write: Callable[[bytes], object], known: Attributes
+    ) -> Steps[None]:
+        """Copy one file's bytes."""
         with self.about(path):
             handle = yield from self.sftp.open(path, FLAG_READ)
-            yield from self._read(handle, known.size or 0, file)
+            yield from self._read(handle, known.size or 0, write)
             yield from self.sftp.shut(handle)
         self.files += 1
 
-    def _read(self, handle: bytes, size: int, file: Any) -> Steps[None]:
+    def _read(self, handle: bytes, size: int, write: Callable[[bytes], object]) -> Steps[None]:
         """Read to the end, many requests ahead as far as the size is known."""
         sftp = self.sftp
         asked = 0
@@ -327,7 +330,7 @@ class Download(Copying):
             elif not length:
                 asked += len(data)
                 probing = False
-            _write_all(file, data)
+            write(data)
             self.count(len(data))
 
     # What the host says
@@ -387,12 +390,3 @@ def _times(known: Attributes) -> tuple[int, int] | None:
     if known.accessed is None or known.modified is None:
         return None
     return known.accessed, known.modified
-
-
-def _write_all(file: Any, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        written = file.write(view)
-        if written is None or written >= len(view):
-            return
-        view = view[written:]

@@ -15,10 +15,14 @@ import secrets
 import stat
 import threading
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
-__all__ = ["Folder", "Part", "temporary_name", "umask"]
+__all__ = ["SMALL", "Folder", "Part", "temporary_name", "umask", "write_all"]
+
+SMALL = 64 << 10
+"""Bytes of a file that is kept in memory, rather than open, while it is under way."""
 
 # O_PATH needs no right to read: what is written into a directory need not be listed.
 _STEP = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
@@ -211,26 +215,31 @@ class Folder:
 
 
 class Part:
-    """A new file, under a temporary name until it is whole. Nobody else can read it till then."""
+    """A new file, under a temporary name until it is whole. Nobody else can read it till then.
+
+    A small one is kept in memory until it is finished: of thousands that are under way none
+    needs a descriptor meanwhile.
+    """
 
     def __init__(self, folder: Folder, name: bytes) -> None:
         self._folder = folder
         self._name = name
-        self._temporary = temporary_name(name)
-        self._over = False
-        self._dir = folder._hold()
-        try:
-            with folder.about(name):
-                fd = os.open(self._temporary, _NEW, 0o600, dir_fd=self._dir)
-        except BaseException:
-            folder._let_go()
-            raise
-        self._file = os.fdopen(fd, "wb", buffering=0)
+        self._small: list[bytes] = []
+        self._size = 0
+        self._file: FileIO | None = None
+        self._temporary = b""
+        self._dir = -1
 
-    def write(self, data: bytes | memoryview) -> int:
-        """Write to it, as a file object does."""
+    def write(self, data: bytes) -> None:
+        """Write more to it."""
+        if self._file is None:
+            self._small.append(data)
+            self._size += len(data)
+            if self._size <= SMALL:
+                return
+            data = self._open()
         with self._folder.about(self._name):
-            return self._file.write(data)
+            write_all(self._file, data)
 
     def finish(self, mode: int, times: tuple[int, int] | None, *, keep: bool) -> None:
         """Give it its own name, in the place of a file or a link there is.
@@ -241,7 +250,10 @@ class Part:
             keep: Whether it keeps the mode of a file of the user's that it replaces. It is
                 never more open than a file of somebody else's there.
         """
+        first = self._open() if self._file is None else b""
+        assert self._file is not None
         with self._folder.about(self._name):
+            write_all(self._file, first)
             if keep:
                 with contextlib.suppress(FileNotFoundError):
                     before = os.stat(self._name, dir_fd=self._dir, follow_symlinks=False)
@@ -252,22 +264,46 @@ class Part:
             if times is not None:
                 os.utime(self._file.fileno(), times)
             self._file.close()
-            os.rename(
-                self._temporary, self._name, src_dir_fd=self._dir, dst_dir_fd=self._dir
-            )  # fmt: skip
-        self._over = True
-        self._folder._let_go()
+            os.rename(self._temporary, self._name, src_dir_fd=self._dir, dst_dir_fd=self._dir)
+        self._leave()
 
     def discard(self) -> None:
         """Remove it, unless it is finished. Idempotent."""
-        if self._over:
+        if self._file is None:
             return
-        self._over = True
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary, dir_fd=self._dir)
+        self._leave()
+
+    def _open(self) -> bytes:
+        """Open it; return what is to be written first."""
+        self._temporary = temporary_name(self._name)
+        self._dir = self._folder._hold()
+        try:
+            with self._folder.about(self._name):
+                fd = os.open(self._temporary, _NEW, 0o600, dir_fd=self._dir)
+        except BaseException:
+            self._folder._let_go()
+            raise
+        self._file = FileIO(fd, "w")
+        data, self._small = b"".join(self._small), []
+        return data
+
+    def _leave(self) -> None:
+        self._file = None
         self._folder._let_go()
+
+
+def write_all(file: Any, data: bytes) -> None:
+    """Write all of it, to a file object that may take less at a time."""
+    view = memoryview(data)
+    while view:
+        written = file.write(view)
+        if written is None or written >= len(view):
+            return
+        view = view[written:]
 
 
 def temporary_name(name: bytes) -> bytes:

@@ -21,7 +21,7 @@ from parallel_exec.environments.ssh.copying import (
     last_name,
     shown,
 )
-from parallel_exec.environments.ssh.folder import Folder, temporary_name
+from parallel_exec.environments.ssh.folder import SMALL, Folder, temporary_name
 from parallel_exec.environments.ssh.pool import HostPool
 from parallel_exec.environments.ssh.sftp import Sftp, Steps, StoppedError
 from parallel_exec.environments.ssh.sftp_packets import (
@@ -236,7 +236,12 @@ class Upload(Copying):
         """Copy one file of a directory. `new`: nothing can be there."""
         with open(folder.open(name), "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
-            return (yield from self._content(file, path, status, new=new))
+            if status.st_size > SMALL:
+                return (yield from self._content(file, path, status, new=new))
+            with folder.about(name):
+                small = file.readall()
+        # None of thousands of small ones is open while it is under way.
+        return (yield from self._content(io.BytesIO(small), path, status, new=new))
 
     def _content(
         self,

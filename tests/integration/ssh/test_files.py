@@ -206,6 +206,28 @@ def test_small_files_do_not_wait_for_each_other(
     assert sshd.logins() == before + 1
 
 
+def test_small_files_that_are_under_way_need_no_descriptor(
+    sshd: Server, many: Path, tmp_path: Path
+) -> None:
+    """However many of them, neither to a host nor from it; nor do their directories."""
+    for number in range(60):
+        (many / f"{number}.d").mkdir()
+        (many / f"{number}.d" / "x").write_text("x")
+    held: list[int] = []
+
+    def count(done: int, total: int | None) -> None:
+        held.append(len(os.listdir("/proc/self/fd")))
+
+    backend = sshd.backend()
+    run(backend, "true")
+    before = len(os.listdir("/proc/self/fd"))
+    assert backend.put(many, "few-descriptors", progress=count).files == 360
+    assert backend.get("few-descriptors", tmp_path / "back", progress=count).files == 360
+    assert names(tmp_path / "back") == names(many)
+    assert len(held) == 720
+    assert max(held) <= before + 6
+
+
 @pytest.fixture
 def cut(sshd: Server) -> Iterator[Cut]:
     """A line to the server that can be cut."""

@@ -449,8 +449,9 @@ def test_the_part_is_never_more_open_than_the_end(hostile: Serve, tmp_path: Path
             seen.extend(stat.S_IMODE(part.stat().st_mode) for part in tmp_path.glob("**/.*.part"))
             return super().read(path, offset, size)
 
-    files = {b"f": file(b"x" * 100_000, 0o644), b"d": folder((b"g", file(mode=0o666)))}
-    host = hostile(Looks(files)).host()
+    large = b"x" * 1_000_000
+    tree = {b"f": file(large, 0o644), b"d": folder((b"g", file(large, mode=0o666)))}
+    host = hostile(Looks(tree)).host()
     for preserve in (False, True):
         host.get("f", tmp_path / "f", preserve=preserve)
         host.get("d", tmp_path / "d", preserve=preserve)

@@ -205,12 +205,12 @@ def test_no_answers_keep_a_call(hostile: Serve, monkeypatch: Any) -> None:
     monkeypatch.setattr(upload, "CLEANING_S", 0.1)
     behaviour = Sick()
     host = hostile(behaviour).host()
-    tree = folder((b"a", file(b"x" * 100)), (b"s", folder((b"b", link(b"a")))))
+    tree = folder((b"a", file(b"x" * 150_000)), (b"s", folder((b"b", link(b"a")))))
 
     @settings(AT_RANDOM, max_examples=30)
     @given(
         st.dictionaries(
-            st.integers(0, 12),
+            st.integers(0, 16),
             st.tuples(st.sampled_from(WAYS), st.binary(max_size=40)),
             min_size=1,
             max_size=2,

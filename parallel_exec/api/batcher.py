@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import threading
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ from parallel_exec.api import one
 from parallel_exec.api.closing import Closing
 from parallel_exec.engine.work import name_of
 from parallel_exec.errors import BatcherFullError, BatchResultError, ExecutorClosedError
+from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 
@@ -213,7 +213,7 @@ class TaskBatcher(Closing, Generic[T, R]):
             self._start()
 
     def _start(self) -> None:
-        thread = threading.Thread(
+        thread = reactor.Thread(
             target=self._work, name=f"parallel_exec batches of {self._name}", daemon=True
         )
         self._workers.add(thread)
@@ -346,4 +346,4 @@ def _after_fork_in_child() -> None:
 
 # As for `ParallelExecutor`: before the interpreter joins its threads.
 threading._register_atexit(_drain_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("batchers", _after_fork_in_child)

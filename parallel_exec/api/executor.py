@@ -26,6 +26,7 @@ from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
+from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 
 __all__ = ["ExecutedWithErrors", "ParallelExecutor", "TaskFailure"]
@@ -345,4 +346,4 @@ def _after_fork_in_child() -> None:
 # This hook runs before the interpreter joins its threads, `atexit` after; it is the one
 # that the standard library's executors use.
 threading._register_atexit(_drain_at_exit)  # type: ignore[attr-defined]
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("executors", _after_fork_in_child)

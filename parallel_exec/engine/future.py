@@ -70,7 +70,7 @@ class TaskFuture(Future[T]):
             if not self._has_callbacks:
                 settle(self, task)
                 return
-        thread = threading.Thread(
+        thread = reactor.Thread(
             target=settle, args=(self, task), name="parallel_exec callbacks", daemon=True
         )
         try:

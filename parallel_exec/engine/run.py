@@ -40,6 +40,7 @@ from parallel_exec.engine.retry import GiveUp, RetryAgain, RetryPlan
 from parallel_exec.engine.scheduler import Scheduler, StopRule
 from parallel_exec.engine.task import PENDING, Stoppable, Task
 from parallel_exec.errors import (
+    CommandStartError,
     DeadlineExceededError,
     ExecutorClosedError,
     HostError,
@@ -48,7 +49,7 @@ from parallel_exec.errors import (
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Limit, Limiter
 from parallel_exec.limits.rule import Verdict
-from parallel_exec.reactor import Clock, report
+from parallel_exec.reactor import Clock, busy, report
 from parallel_exec.reactor.mailbox import Mailbox
 from parallel_exec.text import plain
 from parallel_exec.values.notes import begin_anew
@@ -123,7 +124,7 @@ class Run:
         self.timeout = timeout
         self.kill_after = kill_after
         self.deadline = deadline
-        self.clock = clock or reactor.get()
+        self.clock = clock or reactor.at_work()
         self.label = label
         self.total = total
         self._thread_name = thread_name
@@ -775,7 +776,7 @@ class Run:
     def _hire(self, task: Task) -> None:
         worker = Worker()
         worker.task = task
-        worker.thread = threading.Thread(
+        worker.thread = reactor.Thread(
             target=self._work, args=(worker,), name=self._thread_name(), daemon=True
         )
         self._workers.add(worker)
@@ -790,6 +791,10 @@ class Run:
                     f"did not start ({plain(error)}): {plain(task.label())}"
                 )
                 self.clock.post(self.ended, task, None, refusal)
+                return
+            if not busy.may_give_back():  # the program has them all: waiting could never help
+                what = f"cannot be started ({plain(error)}): {plain(task.label())}"
+                self.clock.post(self.ended, task, None, CommandStartError(what))
                 return
             self._starved.append(task)
             self.strained(task, error)
@@ -877,6 +882,7 @@ class Run:
 
     def _call(self, task: Task) -> tuple[Any, BaseException | None]:
         future = task.future
+        busy.begin(threading.get_ident())
         try:
             if (
                 future is not None
@@ -900,6 +906,8 @@ class Run:
             _leave_out_own_frames(error)
             del self, task, future  # this frame as well
             return None, error
+        finally:
+            busy.end(threading.get_ident())
 
     def _resolve(self, task: Task) -> None:
         """Settle the future of a task."""

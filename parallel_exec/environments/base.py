@@ -15,7 +15,8 @@ from collections.abc import Callable
 from typing import Literal, Protocol, runtime_checkable
 
 from parallel_exec import reactor
-from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.errors import CommandStartError, ExecutorClosedError
+from parallel_exec.reactor import busy
 from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
@@ -174,16 +175,18 @@ class BlockingBackend(ABC):
         """Begin to execute `command` in a thread, as soon as there is one to be had."""
 
         def work() -> None:
+            busy.begin(stop)
             try:
                 ending: Result | BaseException = self.execute(command, ticket, stop)
             except BaseException as error:
                 ending = error
+            busy.end(stop)
             ticket.settled(ending)
 
         if stop.reason is not None:
             work()  # it begins nothing any more
             return
-        thread = threading.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
+        thread = reactor.Thread(target=work, name=f"parallel_exec {self.name}", daemon=True)
         try:
             thread.start()
         except RuntimeError as error:  # out of threads: wait and go on
@@ -193,6 +196,10 @@ class BlockingBackend(ABC):
                     f"did not start ({plain(error)}): {plain(command)}", environment=self.name
                 )
                 loop.post(ticket.settled, refusal)
+                return
+            if not busy.may_give_back():
+                what = f"{command} cannot be started: {error}"
+                loop.post(ticket.settled, CommandStartError(what, environment=self.name))
                 return
             ticket.strained(error)
             loop.call_at(loop.now() + 0.05, self._launch, command, ticket, stop)

@@ -20,6 +20,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from parallel_exec.reactor import lifecycle
+
 __all__ = ["Place", "Room", "get", "is_shortage"]
 
 SPARE = 8  # one of so many descriptors is left free
@@ -211,4 +213,4 @@ def _after_fork_in_child() -> None:
     _made[0]._give_way = old._give_way
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("room", _after_fork_in_child)

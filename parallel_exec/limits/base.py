@@ -31,7 +31,6 @@ nor a request its turn.
 from __future__ import annotations
 
 import itertools
-import os
 import threading
 import time
 from bisect import insort
@@ -42,7 +41,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 from parallel_exec.limits.rule import Verdict
-from parallel_exec.reactor import report
+from parallel_exec.reactor import busy, lifecycle, report
 
 if TYPE_CHECKING:
     from parallel_exec.values.outcome import Outcome
@@ -524,6 +523,7 @@ def withdraw(request: Request) -> tuple[bool, list[Request]]:
 
 def lend(request: Request | None) -> None:
     """Let tasks made under `request` borrow its place, since its own code waits for them."""
+    busy.pause()
     if request is None:
         return
     granted: list[Request] = []
@@ -540,6 +540,7 @@ def lend(request: Request | None) -> None:
 
 def lend_no_more(request: Request | None) -> None:
     """The code of `request` goes on; see `lend`."""
+    busy.resume()
     if request is not None:
         refuse_reentry()
         with LOCK:
@@ -669,10 +670,6 @@ def _after_fork_in_child() -> None:
     for limiter in _limiters:
         limiter._forked()
     alarms.clear()
-    LOCK.release()
 
 
-# Held over the fork, so that the child does not inherit it from a thread it has not.
-os.register_at_fork(
-    before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=_after_fork_in_child
-)
+lifecycle.at_fork("limits", _after_fork_in_child, lock=LOCK)

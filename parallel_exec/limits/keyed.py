@@ -7,7 +7,6 @@ limits that learn would begin anew. The rest is forgotten, and made again when i
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
@@ -17,6 +16,7 @@ from weakref import WeakSet, WeakValueDictionary
 from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.composed import is_idle, is_limit
 from parallel_exec.limits.fixed import Unlimited
+from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 
 __all__ = ["PerHost", "PerKey"]
@@ -163,4 +163,4 @@ def _after_fork_in_child() -> None:
         keyed._lock = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("keyed limits", _after_fork_in_child)

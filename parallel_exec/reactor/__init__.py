@@ -1,6 +1,23 @@
 """The service thread: descriptors, timers and messages, for every layer above."""
 
-from parallel_exec.reactor.loop import Clock, Reactor, Timer, get, starts_no_more_threads
+from parallel_exec.reactor.loop import (
+    Clock,
+    Reactor,
+    Timer,
+    at_work,
+    get,
+    starts_no_more_threads,
+)
 from parallel_exec.reactor.mishaps import report
+from parallel_exec.reactor.threads import Thread
 
-__all__ = ["Clock", "Reactor", "Timer", "get", "report", "starts_no_more_threads"]
+__all__ = [
+    "Clock",
+    "Reactor",
+    "Thread",
+    "Timer",
+    "at_work",
+    "get",
+    "report",
+    "starts_no_more_threads",
+]

@@ -26,7 +26,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from parallel_exec.reactor import poller
+from parallel_exec.errors import CommandStartError
+from parallel_exec.reactor import busy, lifecycle, poller, threads
 from parallel_exec.reactor.mishaps import report
 
 __all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
@@ -92,12 +93,11 @@ class Reactor:
         self._stopped = False
         self._compact_at = 1024
         self._watched = 0  # how many descriptors were, a turn ago
-        if hasattr(os, "eventfd"):
-            self._wake_read = self._wake_write = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        else:
-            self._wake_read, self._wake_write = os.pipe()
-            os.set_blocking(self._wake_read, False)
-            os.set_blocking(self._wake_write, False)
+        try:
+            self._wake_read, self._wake_write = _bell()
+        except BaseException:
+            self._poller.close()
+            raise
         self._posted = select.poll()
         self._posted.register(self._wake_read, select.POLLIN)
         self.watch(self._wake_read, poller.READ, self._woken)
@@ -172,16 +172,20 @@ class Reactor:
         """Start the thread. Two may be started, by two threads or after an interrupt in
         here; the second finds the loop owned and ends.
         """
-        for attempt in itertools.count():
+        while True:
             if sys.is_finalizing():  # Python 3.11 would wait for the thread for ever
                 raise RuntimeError("no thread can be started at interpreter shutdown")
             thread = threading.Thread(target=self._run, name="parallel_exec", daemon=True)
             try:
-                thread.start()
+                with threads.signals_blocked():
+                    thread.start()
                 return
-            except RuntimeError as error:  # out of threads: others may end
-                if attempt == 100 or starts_no_more_threads(error):
+            except RuntimeError as error:  # out of threads: others of ours may end
+                if starts_no_more_threads(error):
                     raise
+                if not busy.may_give_back():
+                    what = f"the service thread cannot be started: {error}"
+                    raise CommandStartError(what) from error
                 time.sleep(0.05)
 
     def _wake(self) -> None:
@@ -203,6 +207,7 @@ class Reactor:
     def _run(self) -> None:
         if not self._owner.acquire(blocking=False):
             return
+        threads.block_signals()
         self._thread = threading.current_thread()
         self._ident = threading.get_ident()
         try:
@@ -211,6 +216,7 @@ class Reactor:
         finally:
             self._stopped = False
             self._ident = None
+            threads.end_blocking()
             self._owner.release()
 
     def _turn(self) -> None:
@@ -274,6 +280,25 @@ class Reactor:
         self._poller.close()
 
 
+def _bell() -> tuple[int, int]:
+    """Return what wakes the service thread: a descriptor to read and one to write, which may be
+    the same.
+    """
+    try:
+        fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    except AttributeError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM, errno.EACCES, errno.EINVAL):
+            raise
+    else:
+        return fd, fd
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write
+
+
 def _do(call: Callable[..., object], args: tuple[Any, ...]) -> None:
     """Make a call, whatever comes of it."""
     try:
@@ -293,11 +318,32 @@ _made: dict[str, Reactor] = {}  # one at most
 
 
 def get() -> Reactor:
-    """Return the process's reactor. A forked child gets its own."""
+    """Return the process's reactor. A forked child gets its own.
+
+    Raises:
+        CommandStartError: There are no descriptors for it.
+    """
     reactor = _made.get("")
     if reactor is None:
+        try:
+            made = Reactor()
+        except OSError as error:
+            what = f"the service thread cannot be started: {error.strerror}"
+            raise CommandStartError(what, errno=error.errno) from error
         # Two threads may come here at once: setdefault is atomic, one of them wins.
-        reactor = _made.setdefault("", Reactor())
+        reactor = _made.setdefault("", made)
+    return reactor
+
+
+def at_work() -> Reactor:
+    """Return the process's reactor with its thread running.
+
+    Raises:
+        CommandStartError: There is no thread for it, or there are no descriptors.
+    """
+    reactor = get()
+    if reactor._ident is None and not reactor._owner.locked():
+        reactor._start()
     return reactor
 
 
@@ -307,4 +353,4 @@ def _after_fork_in_child() -> None:
     _made.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("reactor", _after_fork_in_child)

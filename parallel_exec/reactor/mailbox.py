@@ -12,8 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from parallel_exec.reactor import busy
 from parallel_exec.reactor.loop import get, starts_no_more_threads
 from parallel_exec.reactor.mishaps import report
+from parallel_exec.reactor.threads import Thread
 
 __all__ = ["Mailbox"]
 
@@ -49,7 +51,7 @@ class Mailbox:
         self._start()
 
     def _start(self) -> None:
-        thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+        thread = Thread(target=self._run, name=self._name, daemon=True)
         try:
             thread.start()
             self.starved = False
@@ -62,6 +64,13 @@ class Mailbox:
                 reactor.call_at(reactor.now() + 0.05, self._start)
 
     def _run(self, linger: float = LINGER_S) -> None:
+        busy.begin(threading.get_ident())
+        try:
+            self._call_all(linger)
+        finally:
+            busy.end(threading.get_ident())
+
+    def _call_all(self, linger: float) -> None:
         while True:
             with self._condition:
                 if not self._calls and linger:

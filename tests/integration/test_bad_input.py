@@ -6,6 +6,7 @@ import math
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, ItemsView, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
+from parallel_exec.environments.local import backend
 from parallel_exec.errors import (
     CommandNotFoundError,
     CommandStartError,
@@ -392,9 +394,11 @@ def test_no_room_to_watch_descriptors(tmp_path: Path) -> None:
 
 
 def test_no_descriptors_at_the_first_command(tmp_path: Path) -> None:
-    """A library that has not started yet when descriptors are short starts when it can."""
+    """A library that has not started yet when the program has taken all descriptors says so, and
+    starts when it can.
+    """
     code = """
-    import resource
+    import errno, resource
     px.all([int])  # the service thread is there, and nothing of the commands
     held = []
     resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
@@ -403,27 +407,28 @@ def test_no_descriptors_at_the_first_command(tmp_path: Path) -> None:
             held.append(os.dup(0))
     except OSError:
         pass
-    future = px.submit("echo there")
     try:
-        future.result(0.3)
+        px.run("echo there")
         print("there were descriptors")
-    except TimeoutError:
-        pass
+    except px.errors.CommandStartError as error:
+        print(error.errno == errno.EMFILE)
     for fd in held:
         os.close(fd)
-    print(future.result().text(), end="")
+    print(px.run("echo there").text(), end="")
     """
     with python(tmp_path, code) as script:
-        assert script.rest() == "there\n", script.errors()
+        assert script.rest() == "True\nthere\n", script.errors()
 
 
 def test_out_of_descriptors_can_be_cancelled_and_timed_out(tmp_path: Path) -> None:
     """A command that waits for descriptors is ended by a timeout, a token and a deadline."""
     code = """
     import resource
-    px.run("true")
+    first = px.submit("cat", input=open(os.pipe()[0], "rb"))  # it may give some back
+    while not any(process.live for process in backend.host().processes.copy()):
+        time.sleep(0.001)
     held = []
-    resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (60, 60))
     try:
         while True:
             held.append(os.dup(0))
@@ -445,7 +450,9 @@ def test_out_of_descriptors_can_be_cancelled_and_timed_out(tmp_path: Path) -> No
     for fd in held:
         os.close(fd)
     print(px.run("echo fine").text(), end="")
+    first.cancel()
     """
+    code = "    from parallel_exec.environments.local import backend" + code
     with python(tmp_path, code) as script:
         assert script.rest().split() == [
             "True", "DeadlineExceededError", "TaskCancelledError", "TaskCancelledError", "fine",
@@ -503,7 +510,11 @@ def test_out_of_threads_it_slows_down_and_completes(tmp_path: Path) -> None:
 
 
 def test_threads_that_cannot_be_started_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every second thread is refused at first; nothing is lost by that."""
+    """Every second thread is refused at first, while something of ours runs; nothing is lost."""
+    token = px.CancelToken()
+    other = px.submit(["sleep", "1000"], cancel=token)
+    while not any(process.live for process in backend.host().processes.copy()):
+        time.sleep(0.001)
     start = threading.Thread.start
     refusals = {"left": 25, "turn": 0}
 
@@ -525,6 +536,8 @@ def test_threads_that_cannot_be_started_are_waited_for(monkeypatch: pytest.Monke
     called = threading.Event()
     future.add_done_callback(lambda _: called.set())
     assert called.wait(PATIENCE_S)
+    token.cancel()
+    assert isinstance(other.exception(PATIENCE_S), px.errors.TaskCancelledError)
 
 
 def test_variables_may_change_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from parallel_exec.environments.local import collect
 from parallel_exec.environments.local.collect import ALONE, CHUNK, ENDED, MORE, Pieces, Remains
-from parallel_exec.environments.local.process import GROUP_BY_PIDFD
+from parallel_exec.environments.local.kernel import group_by_pidfd
 
 Drain = Callable[[int, int], Pieces]
 Collect = Callable[[int, int, int, int], Remains]
@@ -148,7 +148,7 @@ def test_an_exit_is_taken_once(take: Collect) -> None:
     process.returncode = 7
     assert status is not None
     assert os.waitstatus_to_exitcode(status) == 7
-    if GROUP_BY_PIDFD and take is not collect.collect_slowly:
+    if group_by_pidfd() and take is not collect.collect_slowly:
         assert state == ALONE
         assert not is_open(pidfd)
     else:

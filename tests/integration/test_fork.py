@@ -112,7 +112,7 @@ def test_no_fork_comes_while_a_pipe_is_closed(tmp_path: Path) -> None:
     close, drain, collect = os.close, process.drain, process.collect
     def checked(call):
         def check(*fds):
-            held.append(backend.STARTING.locked())
+            held.append(backend.STARTING._is_owned())
             return call(*fds)
         return check
     os.close, process.drain = checked(close), checked(drain)
@@ -270,3 +270,78 @@ def test_child_of_a_fork_may_be_killed(nap: Nap, tmp_path: Path, fork_head: str)
         (tmp_path / "go").touch()
         assert script.line() == "killed"
         nap.wait_for_none()
+
+
+def test_an_interrupt_while_the_program_forks_leaves_no_lock_behind(
+    tmp_path: Path, fork_head: str
+) -> None:
+    """At whatever step of what is done around a fork: it comes through, commands go on in parent
+    and child, and no fork goes by without the locks.
+    """
+    code = fork_head + (
+        "from parallel_exec.reactor import lifecycle\n"
+        "from parallel_exec.limits import base\n"
+        "px.run('true')\n"
+        "hooks = [lifecycle._take_locks, lifecycle._give_locks_back, lifecycle._begin_child]\n"
+        "codes = {hook.__code__ for hook in hooks}\n"
+        "parent, forked_with = os.getpid(), []\n"
+        "os.register_at_fork(after_in_child=lambda: None)\n"
+        "def attempt(place):\n"
+        "    # Fork; raise at the step of that number. Return whether there was such a step.\n"
+        "    steps, raised = [0], []\n"
+        "    def trace(frame, event, arg):\n"
+        "        if frame.f_code not in codes or os.getpid() != parent: return None\n"
+        "        frame.f_trace_opcodes = True\n"
+        "        if event == 'opcode':\n"
+        "            steps[0] += 1\n"
+        "            if steps[0] == place:\n"
+        "                raised.append(place)\n"
+        "                raise KeyboardInterrupt\n"
+        "        return trace\n"
+        "    sys.settrace(trace)\n"
+        "    try:\n"
+        "        pid = os.fork()\n"
+        "        sys.settrace(None)\n"
+        "        if pid == 0:\n"
+        "            free = lifecycle.STARTING.acquire(False) and base.LOCK.acquire(False)\n"
+        "            os._exit(0 if free else 1)\n"
+        "        time.sleep(0)\n"
+        "        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])\n"
+        "        if code: print('child', place, code)\n"
+        "    except KeyboardInterrupt:\n"
+        "        sys.settrace(None)\n"
+        "        try:\n"
+        "            while True: os.wait()\n"
+        "        except ChildProcessError: pass\n"
+        "    finally:\n"
+        "        sys.settrace(None)\n"
+        "    owned = [lock._is_owned() for lock in (lifecycle.STARTING, base.LOCK)]\n"
+        "    if any(owned) or lifecycle._forking: print('kept', place, owned)\n"
+        "    return bool(raised)\n"
+        "sys.unraisablehook = lambda _: None\n"
+        "place = 1\n"
+        "while True:\n"
+        "    try:\n"
+        "        if not attempt(place): break\n"
+        "    except KeyboardInterrupt: pass\n"
+        "    place += 1\n"
+        "print(place > 100, px.all(['echo fine', int])[0].text(), end='')\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest() == "True fine\n", script.errors()
+
+
+def test_a_signal_handler_may_fork(tmp_path: Path, fork_head: str) -> None:
+    """Also one that comes while its thread holds what is held over a fork."""
+    code = fork_head + (
+        "from parallel_exec.reactor import lifecycle\n"
+        "px.run('true')\n"
+        "def handler(*_): print(forked(lambda: print('child')))\n"
+        "signal.signal(signal.SIGUSR1, handler)\n"
+        "with lifecycle.STARTING:\n"
+        "    signal.raise_signal(signal.SIGUSR1)\n"
+        "    print(lifecycle.STARTING._is_owned())\n"
+        "print(px.run('echo parent').text(), end='')\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == ["child", "0", "True", "parent"], script.errors()

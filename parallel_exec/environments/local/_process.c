@@ -8,15 +8,17 @@
  *
  * The child runs in the parent's memory while the parent goes on, on a stack of its own, but with
  * the thread-local memory of the thread that started it. So it does nothing but make system
- * calls, and those without touching `errno` (`call`). No signal reaches it before its handlers
- * are gone.
+ * calls, and those without touching `errno` (`call`). Who calls `spawn` has all signals blocked, as
+ * the service thread has: so no signal reaches the child before its handlers are gone.
  *
  * Descriptors are not copied for it, which takes long where there are many, and would keep open
  * for a moment what the parent closes meanwhile. They are shared until the child takes a table of
  * its own with the three it needs; so the parent keeps its copies of these until then.
  *
- * The parent waits after all, as after vfork, where this cannot be had (`CONCURRENT`), and where
- * many others are on their way already.
+ * The parent waits after all, as after vfork, where this cannot be had (`CONCURRENT`), where it is
+ * told to, and where many others are on their way already.
+ *
+ * The import asks nothing of the system: `probe` does, before the first start.
  */
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
@@ -43,6 +45,9 @@
 #ifndef CLONE_PIDFD
 #define CLONE_PIDFD 0x1000
 #endif
+#ifndef __WALL
+#define __WALL 0x40000000
+#endif
 
 enum {
     STREAMS = 3,
@@ -60,6 +65,7 @@ enum {
     ALONE = 16,      /* in what `collect` says: nobody is left in the group, pidfd is closed */
     FAILED = 32,     /* it has not become its program; the status is an errno, and says why */
     GROUP = 4,       /* PIDFD_SIGNAL_PROCESS_GROUP */
+    BY_PIDFD = 3,    /* P_PIDFD, for waitid */
 };
 
 typedef struct {
@@ -72,7 +78,6 @@ typedef struct {
     int theirs[STREAMS];  /* the others, until the child has them; else -1 */
     volatile int apart;   /* whether the child has descriptors of its own */
     int pidfd;
-    sigset_t mask;      /* the thread's */
     volatile int error; /* why the child did not become the program: an errno, or 0 */
 } Plan;
 
@@ -127,9 +132,10 @@ static long call(long number, long a, long b, long c, long d)
 #endif
 }
 
-/* In the child, with all signals blocked. */
-static void reset_signals(const sigset_t *mask)
+/* In the child, with all signals blocked; afterwards none is, as after a login. */
+static void reset_signals(void)
 {
+    const unsigned long none[SIGNAL_SET / sizeof(long)] = {0};
     Action action;
 
     for (int number = 1; number <= SIGNALS; number++) {
@@ -146,7 +152,7 @@ static void reset_signals(const sigset_t *mask)
         action = (Action){0};
         call(SYS_rt_sigaction, number, (long)&action, 0, SIGNAL_SET);
     }
-    call(SYS_rt_sigprocmask, SIG_SETMASK, (long)mask, 0, SIGNAL_SET);
+    call(SYS_rt_sigprocmask, SIG_SETMASK, (long)none, 0, SIGNAL_SET);
 }
 
 /*
@@ -192,9 +198,11 @@ static int become(Plan *plan)
         return -result;
     if (plan->cwd && (result = (int)call(SYS_chdir, (long)plan->cwd, 0, 0, 0)) < 0)
         return -result;
-    reset_signals(&plan->mask);
+    reset_signals();
     for (char **file = plan->files; *file; file++) {
         result = -(int)call(SYS_execve, (long)*file, (long)plan->argv, (long)plan->envp, 0);
+        if (result == ETXTBSY) /* it is the one, and will be free soon: see `Process` */
+            return result;
         if (result == ENOENT || result == ENOTDIR)
             absence = result;
         else if (!error) /* the first; another of that name may be meant for us */
@@ -211,38 +219,15 @@ static int be_child(void *arg)
     return (int)call(SYS_exit_group, 127, 0, 0, 0);
 }
 
-/*
- * With all signals blocked: send those that came for the process meanwhile to the main thread.
- * Unblocked, they would be handled in this one, and nothing would wake the main thread, which
- * is to run Python's handler.
- */
-static void leave_signals(const sigset_t *mask)
-{
-    const struct timespec now = {0, 0};
-    sigset_t pending, one;
-
-    sigemptyset(&pending);
-    sigpending(&pending);
-    if (sigisemptyset(&pending)) /* at once: the next may come any moment */
-        return;
-    for (int number = 1; number < NSIG; number++) {
-        if (sigismember(&pending, number) != 1 || sigismember(mask, number) == 1)
-            continue;
-        sigemptyset(&one);
-        sigaddset(&one, number);
-        if (sigtimedwait(&one, NULL, &now) == number)
-            syscall(SYS_tgkill, getpid(), getpid(), number);
-    }
-}
-
-/* Run `child` in our memory; return its process id, or -1. */
+/* Run `child` in our memory; return its process id, or -1. `plan.pidfd` is -1 without a pidfd. */
 static pid_t run(int (*child)(void *), void *arg, Start *start, int flags)
 {
     pid_t *in_memory = (pid_t *)&start->in_memory;
     pid_t pid;
 
-    flags |= CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID | SIGCHLD;
+    flags |= CLONE_VM | CLONE_FILES | CLONE_PIDFD | CLONE_CHILD_CLEARTID;
     start->in_memory = 1;
+    start->plan.pidfd = -1; /* a system that does not know of them leaves it so */
     pid = clone(child, start->stack + STACK, flags, arg, &start->plan.pidfd, NULL, in_memory);
     if (pid < 0)
         start->in_memory = 0;
@@ -269,9 +254,34 @@ static void close_all(int *fds)
     }
 }
 
-static void wait_for(pid_t pid)
+/*
+ * Take the exit of a child, by its pidfd where the system knows how (Linux 5.4): its id may be
+ * another's once somebody else has reaped it. Returns as waitpid does: its id, 0 or -1.
+ */
+static pid_t reap(pid_t pid, int pidfd, int *status, int flags)
 {
-    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+    siginfo_t info = {.si_pid = 0};
+
+    if (pidfd >= 0) {
+        if (syscall(SYS_waitid, BY_PIDFD, pidfd, &info, flags | WEXITED, NULL) == 0) {
+            if (info.si_pid == 0)
+                return 0;
+            *status = info.si_code == CLD_EXITED ? info.si_status << 8 : info.si_status;
+            *status |= info.si_code == CLD_DUMPED ? 0x80 : 0;
+            return pid;
+        }
+        if (errno == ECHILD || errno == EINTR)
+            return -1;
+    }
+    return waitpid(pid, status, flags);
+}
+
+/* Wait until a child that has failed has exited, and reap it. */
+static void wait_for(pid_t pid, int pidfd, int flags)
+{
+    int status;
+
+    while (reap(pid, pidfd, &status, flags) < 0 && errno == EINTR)
         ;
 }
 
@@ -296,19 +306,14 @@ static int open_pipes(Plan *plan)
 static void begin(Start *start, int waiting)
 {
     Plan *plan = &start->plan;
-    sigset_t all;
 
     start->pid = -1;
     if (open_pipes(plan) < 0) {
         plan->error = errno;
     } else {
-        sigfillset(&all);
-        pthread_sigmask(SIG_BLOCK, &all, &plan->mask);
-        start->pid = run(be_child, plan, start, waiting ? CLONE_VFORK : 0);
+        start->pid = run(be_child, plan, start, SIGCHLD | (waiting ? CLONE_VFORK : 0));
         if (start->pid < 0)
             plan->error = errno;
-        leave_signals(&plan->mask);
-        pthread_sigmask(SIG_SETMASK, &plan->mask, NULL);
     }
     if (plan->apart || !start->in_memory)
         close_all(plan->theirs);
@@ -449,7 +454,8 @@ static int prepare(Start *start, PyObject *files, PyObject *words, PyObject *env
  * spawn(files, argv, envp, cwd, stdin, stdout, stderr, waiting): start a program in a session of
  * its own; return its process id, a pidfd, and our ends of those of the three that are PIPE,
  * which do not block; -1 for the others. What the program may be is tried in order. Raises
- * OSError if nothing runs and that is known already, as it is if `waiting`.
+ * OSError if nothing runs and that is known already, as it is if `waiting`. The calling thread
+ * must have all signals blocked.
  */
 static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
 {
@@ -485,8 +491,8 @@ static PyObject *spawn(PyObject *Py_UNUSED(module), PyObject *args)
             PyErr_SetFromErrno(PyExc_OSError);
             close_all(plan.ends);
             if (pid >= 0) {
+                wait_for(pid, plan.pidfd, 0);
                 close(plan.pidfd);
-                wait_for(pid);
             }
         }
         give_back(start);
@@ -585,7 +591,7 @@ static PyObject *collect(PyObject *Py_UNUSED(module), PyObject *args)
         return NULL;
     sweep(); /* or a pipe would not be at its end */
     Py_BEGIN_ALLOW_THREADS
-    done = waitpid(pid, &status, WNOHANG);
+    done = reap(pid, pidfd, &status, WNOHANG);
     if (done < 0)
         status = -1;
     if (done == pid && pidfd >= 0 && /* it keeps the id of the group, now that nobody else does */
@@ -630,28 +636,37 @@ static int be_probe(void *arg)
 }
 
 /*
- * Whether the system does what is needed here (Linux 5.9), and lets a child share its parent's
- * memory and says when it does no more, which emulators do not.
+ * probe(waiting): whether the system does what is needed here (Linux 5.9), and lets a child share
+ * its parent's memory and says when it does no more, which emulators do not. With `waiting` as
+ * after vfork. The child sends no signal at its end, and is seen by nobody who waits for any.
  */
-static int works(void)
+static PyObject *probe(PyObject *Py_UNUSED(module), PyObject *args)
 {
-    static Start start;
     volatile int shared = 0;
-    sigset_t all, before;
+    int waiting, works;
+    Start *start;
     pid_t pid;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &before);
-    pid = run(be_probe, (void *)&shared, &start, CONCURRENT ? 0 : CLONE_VFORK);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (pid < 0)
-        return 0;
-    close(start.plan.pidfd);
-    wait_for(pid);
-    return shared && !start.in_memory;
+    if (!PyArg_ParseTuple(args, "p", &waiting))
+        return NULL;
+    if (!(start = calloc(1, sizeof *start)))
+        return PyErr_NoMemory();
+    waiting = waiting || !CONCURRENT;
+    Py_BEGIN_ALLOW_THREADS
+    pid = run(be_probe, (void *)&shared, start, waiting ? CLONE_VFORK : 0);
+    if (pid >= 0)
+        wait_for(pid, -1, __WALL);
+    Py_END_ALLOW_THREADS
+    works = pid >= 0 && shared && !start->in_memory && start->plan.pidfd >= 0;
+    if (start->plan.pidfd >= 0)
+        close(start->plan.pidfd);
+    if (pid < 0 || !start->in_memory) /* else the system may still write to it */
+        free(start);
+    return PyBool_FromLong(works);
 }
 
 static PyMethodDef methods[] = {
+    {"probe", probe, METH_VARARGS, "Return whether `spawn` works here."},
     {"spawn", spawn, METH_VARARGS, "Start a program in a session of its own."},
     {"drain", drain, METH_VARARGS, "Read what is in two pipes now."},
     {"tidy", tidy, METH_NOARGS, "Give back what children needed on their way."},
@@ -665,9 +680,5 @@ static struct PyModuleDef definition = {
 
 PyMODINIT_FUNC PyInit__process(void)
 {
-    if (!works()) {
-        PyErr_SetString(PyExc_ImportError, "clone or close_range does not do here what is needed");
-        return NULL;
-    }
     return PyModule_Create(&definition);
 }

@@ -1,3 +1,4 @@
+def probe(waiting: bool, /) -> bool: ...
 def spawn(
     files: tuple[bytes, ...],
     argv: list[str],

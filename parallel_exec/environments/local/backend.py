@@ -13,11 +13,13 @@ from typing import Any
 from parallel_exec import reactor
 from parallel_exec.environments import room
 from parallel_exec.environments.base import Execution, Ticket
-from parallel_exec.environments.local import descendants, watchdog
+from parallel_exec.environments.local import descendants, kernel, watchdog
 from parallel_exec.environments.local.process import Process
 from parallel_exec.environments.local.spawn import Variables, tidy
 from parallel_exec.environments.local.watchdog import MARK
 from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.reactor import busy, lifecycle
+from parallel_exec.reactor.lifecycle import STARTING
 from parallel_exec.values.command import Command
 
 __all__ = ["LocalBackend"]
@@ -26,6 +28,7 @@ log = logging.getLogger("parallel_exec")
 
 ROOM_S = 0.05  # how often a command without descriptors or processes tries again
 YOUNG_S = 0.005  # how long a command's output waits to be looked at first
+LOOK_S = 0.002  # how long is waited between two looks at the process table
 CHECK_S = 0.01  # how often what is being ended is looked at
 
 
@@ -47,7 +50,8 @@ class Host:
         self.waiting: deque[Process] = deque()
         self.ending: set[Process] = set()
         self._awaited: list[tuple[set[Process], Callable[[], object]]] = []
-        self._sought: list[Process] = []
+        self._sought: set[Process] = set()  # those whose strays are looked for
+        self._search: descendants.Search | None = None  # as long as some are sought
         self._young: deque[Process] = deque()
         self._variables: Variables | Any = None
         self._seen: dict[bytes, bytes] | None = None
@@ -62,6 +66,7 @@ class Host:
         """
         if self.null < 0:
             self.null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        kernel.group_by_pidfd()  # asked now, since no fork may come while it is
         self.watchdog = watchdog.get()
         self.ready = True
 
@@ -124,20 +129,35 @@ class Host:
         if not self.ending:
             self.reactor.call_at(self.reactor.now() + CHECK_S, self._check)
         self.ending.add(process)
-        if not everybody:
-            return
+        if everybody:
+            self.seek(process)
+
+    def seek(self, process: Process) -> None:
+        """Have it looked for who left the session of `process`, until it has had enough."""
         if not self._sought:
             self.reactor.post(self._seek)
-        self._sought.append(process)
+        self._sought.add(process)
 
     def _seek(self) -> None:
         """Find who left the sessions that are being ended: one look for all of them."""
-        sought, self._sought = self._sought, []
-        commands = {process.serial: process.group for process in sought if process.live}
-        if commands:
-            found = descendants.find(self.watchdog.token, commands)
-            for process in sought:
-                process.add_strays(found.get(process.serial, ()))
+        began = self.reactor.now()
+        sought = [process for process in self._sought if process.live]
+        if self._search is None:
+            self._search = descendants.Search(self.watchdog.token)
+        found, groups = self._search.look({process.serial: process.group for process in sought})
+        self._sought.intersection_update(sought)
+        for process in sought:
+            if process.looked(found.get(process.serial, ()), groups):
+                self._sought.discard(process)
+        if self._sought:
+            # Looking takes at most half of the time, and much less where one is waited for.
+            now = self.reactor.now()
+            pause = max(LOOK_S, now - began)
+            if all(process.patient for process in self._sought):
+                pause *= 10
+            self.reactor.call_at(now + pause, self._seek)
+        else:
+            self._search = None
 
     def _check(self) -> None:
         began = self.reactor.now()
@@ -212,7 +232,7 @@ class LocalBackend:
         """See `Backend.start`."""
         global _used
         _used = True
-        shared = _host or host()
+        shared = host()
         process = Process(self, command, ticket, shared)
         shared.processes.add(process)
         if self._closed or _exiting:  # not before: `close` ends what it finds there
@@ -241,18 +261,18 @@ class LocalBackend:
         return "Local()"
 
 
-_host: Host | None = None
+_hosts: dict[str, Host] = {}  # one at most
 _used = False  # whether there has ever been a command
 _exiting = False  # whether the interpreter exits: nothing more is started
 
 
 def host() -> Host:
     """Return what all local backends share."""
-    global _host
-    with STARTING:
-        if _host is None:
-            _host = Host()
-        return _host
+    shared = _hosts.get("")
+    if shared is None:
+        # Two threads may come here at once: setdefault is atomic, one of them wins.
+        shared = _hosts.setdefault("", Host())
+    return shared
 
 
 def _end_all(backend: LocalBackend | None) -> None:
@@ -288,30 +308,13 @@ def _refuse_from_now_on() -> None:
 
 def _after_fork_in_child() -> None:
     """The parent's commands are not this process's to end or to wait for."""
-    global _host, _used, _exiting
+    global _used, _exiting
     _used = _exiting = False
-    if _host is not None:
-        _host.forget()
-    _host = None
-
-
-# Held while a program is started. A fork by another thread waits for it: the forked child would
-# keep the pipes open whose end is waited for here, for as long as it lives.
-STARTING = threading.Lock()
-
-
-def _let_no_more_start() -> None:
-    STARTING.acquire()
-
-
-def _let_start() -> None:
-    STARTING.release()
+    busy.forget()
+    for host in _hosts.values():
+        host.forget()
+    _hosts.clear()
 
 
 atexit.register(_at_exit)
-os.register_at_fork(
-    before=_let_no_more_start,
-    after_in_parent=_let_start,
-    after_in_child=_let_start,
-)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("local", _after_fork_in_child)

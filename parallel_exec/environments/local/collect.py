@@ -57,13 +57,38 @@ def drain_slowly(stdout: int, stderr: int) -> Pieces:
 
 def collect_slowly(pid: int, pidfd: int, stdout: int, stderr: int) -> Remains:
     """See `collect`."""
-    try:
-        done, status = os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        done, status = pid, -1
-    if not done:
+    status = _reap(pid, pidfd)
+    if status is None:
         return None, b"", b"", 0
     return status, *drain_slowly(stdout, stderr)
+
+
+def _reap(pid: int, pidfd: int) -> int | None:
+    """Return a child's exit status as `os.waitpid` does, None if it has not exited, -1 if somebody
+    else has reaped it.
+    """
+    try:
+        if pidfd >= 0 and hasattr(os, "P_PIDFD"):
+            # Its id may be another's once somebody else has reaped it.
+            try:
+                found = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return -1
+            except OSError:
+                pass  # not before Linux 5.4
+            else:
+                return None if found is None else _status(found)
+        done, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return -1
+    return status if done else None
+
+
+def _status(found: os.waitid_result) -> int:
+    """Return an exit as `os.waitpid` would give it."""
+    if found.si_code == os.CLD_EXITED:
+        return found.si_status << 8
+    return found.si_status | (0x80 if found.si_code == os.CLD_DUMPED else 0)
 
 
 drain: Callable[[int, int], Pieces]

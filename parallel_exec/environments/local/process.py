@@ -4,8 +4,8 @@ thread, but for `end` and `kill`, which post to it.
 How it ends. The exit of the first process is seen by its pidfd. Then its group is looked
 at: processes that it left in the background and that hold its pipes get `kill_after` to
 finish; others are ended at once. When the command is told to end, its group and whoever
-left it get TERM, after `kill_after` KILL. It is over when nobody is left, whether or not
-somebody outside still holds a pipe.
+left it get TERM, after `kill_after` KILL. It is over when nobody is left, which two looks at the
+process table in a row must say, whether or not somebody outside still holds a pipe.
 
 Signals to a group need an id that cannot have been given to another in the meantime. The
 first process keeps it as long as it is not reaped; after that the pidfd does, where the
@@ -21,14 +21,16 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from parallel_exec import reactor
+from parallel_exec.environments import room
 from parallel_exec.environments.base import EndReason, Ticket
 from parallel_exec.environments.input import FileReader
+from parallel_exec.environments.local import kernel
 from parallel_exec.environments.local.collect import (
     ALONE,
     CHUNK,
@@ -44,9 +46,11 @@ from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
     CommandNotFoundError,
     CommandStartError,
+    ConfigError,
     ExecutorClosedError,
     TaskCancelledError,
 )
+from parallel_exec.reactor import busy
 from parallel_exec.reactor.poller import READ, WRITE
 from parallel_exec.text import plain
 from parallel_exec.values.command import Command
@@ -61,33 +65,12 @@ __all__ = ["Process"]
 
 log = logging.getLogger("parallel_exec")
 
+BUSY_S = tuple(0.001 * 2**number for number in range(9))  # pauses while a program is being written
 AT_ONCE = 1 << 18  # bytes of a command read at most before others have their turn
 DRAIN = 1 << 22  # bytes read at most after the exit, before the end is looked at
 POLL_S = 0.02  # how often an exit that cannot be waited for is looked for
+LOOKS = 2  # how many looks in a row must find nobody
 UNKILLABLE_S = 5.0  # how long KILL may take before the end is reported without it
-GROUP = 4  # PIDFD_SIGNAL_PROCESS_GROUP
-
-
-def _group_by_pidfd() -> bool:
-    """Return whether the kernel can signal a process group by a pidfd (Linux 6.9)."""
-    if not hasattr(os, "pidfd_open"):
-        return False
-    try:
-        fd = os.pidfd_open(os.getpid())
-    except OSError:
-        return False
-    try:
-        signal.pidfd_send_signal(fd, 0, None, GROUP)
-    except ProcessLookupError:
-        return True  # this process leads no group
-    except (OSError, ValueError):
-        return False
-    finally:
-        os.close(fd)
-    return True
-
-
-GROUP_BY_PIDFD = _group_by_pidfd()
 
 
 class Process:
@@ -103,14 +86,17 @@ class Process:
         "started",
         "ticket",
         "_alone",
+        "_busy",
         "_status",
         "_duration",
         "_input",
         "_kill_at",
         "_linger",
-        "_looking",
+        "_looks",
+        "_empty",
         "_output",
         "_over",
+        "_quiet",
         "_patience",
         "_pidfd",
         "_polled",
@@ -143,12 +129,15 @@ class Process:
         self._status: int | None = None
         self._reaped = False
         self._alone = False  # whether it is known that nobody is left in its group
+        self._busy = 0  # how often it was tried to start while its program was being written
         self._linger = False
         self._polled = False  # whether its exit is looked for in a while
-        self._looking = False  # whether those who left its session are still to be found
+        self._quiet = 0  # how many looks in a row have found nobody new to be told
+        self._empty = 0  # and how many nobody at all
         self._watched = False
         self._kill_at = 0.0
-        self._strays: Sequence[Stray] = ()
+        self._strays: dict[tuple[int, bytes], Stray] = {}
+        self._looks = 0  # how often it has been looked for them
         self._stdout = -1  # our end of each pipe, as long as it is open
         self._stderr = -1
         self._input = -1
@@ -168,7 +157,7 @@ class Process:
                 self._spawn()
         except OSError as error:
             self._fail_to_start(error)
-        except ExecutorClosedError as error:
+        except (ConfigError, ExecutorClosedError) as error:
             self.refuse(error)
         except Exception as error:
             refusal = CommandStartError(
@@ -219,6 +208,7 @@ class Process:
             raise
         self.pid, self._pidfd, self._input, self._stdout, self._stderr = started
         self.live = True
+        busy.begin(self)
         self._slot = slot
         watchdog.confirm(slot, self.pid)
         if self._pidfd >= 0:
@@ -254,25 +244,33 @@ class Process:
                 self.host.reactor.watch(fd, READ, self._readable)
 
     def _fail_to_start(self, error: OSError) -> None:
-        """Have it started again when there is room, if there is none, or give it up."""
-        if error.errno in SCARCE:
+        """Have it started again when there is room, if somebody of ours may make some, or give it
+        up.
+        """
+        if error.errno in SCARCE and (busy.may_give_back() or room.get().give_way()):
             self.ticket.strained(error)
             self.host.wait_for_room(self)
+        elif error.errno == errno.ETXTBSY and self._busy < len(BUSY_S):
+            # Somebody wrote to it just before, and another child has the descriptor for a moment.
+            self.host.reactor.call_at(time.monotonic() + BUSY_S[self._busy], self.launch)
+            self._busy += 1
         else:
             self.refuse(self._refusal(error))
 
     def _take_back(self, number: int) -> None:
         """What was to become it has ended before that: it has not been started."""
         self.live = False
+        busy.end(self)
         self.host.ending.discard(self)
         self.host.watchdog.clear(self._slot)
         self._slot = -1
         self._give_back()
-        for stray in self._strays:
+        for stray in self._strays.values():
             stray.close()
-        self._strays = ()
+        self._strays.clear()
         self._status = None
-        self._reaped = self._alone = self._watched = self._looking = False
+        self._reaped = self._alone = self._watched = False
+        self._looks = self._quiet = self._empty = 0
         if self._reason is None:
             self._fail_to_start(OSError(number, os.strerror(number)))
         else:
@@ -319,7 +317,7 @@ class Process:
             ExecutorClosedError: The interpreter exits.
         """
         pipe: SimpleQueue[int] = SimpleQueue()
-        thread = threading.Thread(
+        thread = reactor.Thread(
             target=self._feed_file, args=(pipe,), name="parallel_exec input", daemon=True
         )
         try:
@@ -343,9 +341,15 @@ class Process:
         self._close_input()
 
     def _feed_file(self, pipe: SimpleQueue[int]) -> None:
-        fd = pipe.get()
-        if fd < 0:
-            return
+        busy.begin(threading.get_ident())
+        try:
+            fd = pipe.get()
+            if fd >= 0:
+                self._feed_from(fd)
+        finally:
+            busy.end(threading.get_ident())
+
+    def _feed_from(self, fd: int) -> None:
         try:
             reader = FileReader(self.command.input, self.command.encoding)
             while (chunk := reader.read(fd)) and _write_all(fd, chunk):
@@ -499,7 +503,6 @@ class Process:
             return
         self._linger = False
         self._kill_at = time.monotonic() + self.command.kill_after
-        self._looking = True
         if self._reaped:  # who left it is no daemon any more
             self.host.watchdog.confirm(self._slot, 0)
         self.host.end(self, everybody=True)
@@ -518,15 +521,55 @@ class Process:
         """The id of its group; negative if its first process's may be another's by now."""
         return -self.pid if self._reaped else self.pid
 
-    def add_strays(self, strays: Iterable[Stray]) -> None:
-        """Take over the processes that left the session: all that could be found."""
-        self._looking = False
-        for stray in strays:
-            if self._over:
+    def looked(self, found: Iterable[Stray], groups: Container[int]) -> bool:
+        """Take over the processes that left the session, as one look has found them.
+
+        Args:
+            found: All of them.
+            groups: The groups that have a living member.
+
+        Returns:
+            Whether it need not be looked again for now.
+        """
+        if self._over:
+            for stray in found:
                 stray.close()
-            else:
-                self._strays = (*self._strays, stray)
-                stray.send(signal.SIGTERM)
+            return True
+        strays = self._strays
+        nobody = self.pid not in groups
+        for stray in found:
+            nobody = False
+            known = strays.setdefault((stray.pid, stray.started), stray)
+            if known is not stray:
+                known.parent, known.parents_group = stray.parent, stray.parents_group
+                stray.close()
+        living = [stray for stray in strays.values() if stray.alive]
+        busy = {stray.pid for stray in living if stray.told}
+        late = time.monotonic() >= self._kill_at
+        quiet = True
+        # Parents first: one that sees its child die before it is told may go on.
+        for stray in sorted(living, key=lambda stray: (int(stray.started), stray.pid)):
+            # Who was started by one that has been told, and still runs, is that one's to end: it
+            # may clean up. But the first look comes right after the group has been told.
+            cared_for = stray.parent in busy or stray.parents_group == self.pid
+            if not stray.told and (late or not self._looks or not cared_for):
+                stray.told = True
+                stray.send(signal.SIGKILL if late else signal.SIGTERM)
+                quiet = False
+        self._looks += 1
+        self._quiet = self._quiet + 1 if quiet else 0
+        self._empty = self._empty + 1 if nobody and not living else 0
+        if self._empty >= LOOKS:
+            self.check()
+            return True
+        if nobody or not all(stray.told for stray in living):
+            return False
+        return self._quiet >= LOOKS
+
+    @property
+    def patient(self) -> bool:
+        """Whether what is still to be found can wait: those that were found clean up."""
+        return self._quiet > LOOKS
 
     def _signal(self, number: int) -> bool:
         """Signal the group; return whether anybody is in it (a dead leader counts until
@@ -540,8 +583,8 @@ class Process:
                     os.killpg(self.pid, number)
                 except ProcessLookupError:  # it has just been started and has no group yet
                     os.kill(self.pid, number)
-            elif GROUP_BY_PIDFD and self._pidfd >= 0:
-                signal.pidfd_send_signal(self._pidfd, number, None, GROUP)
+            elif self._pidfd >= 0 and kernel.group_by_pidfd():
+                kernel.signal_group(self._pidfd, number)
             else:
                 os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -621,15 +664,15 @@ class Process:
 
     def check(self) -> None:
         """Finish, if everything is over; go on to KILL, if it is time to."""
-        if self._over or self._looking:
-            return  # while it is looked for others, its end must not be reported
+        if self._over:
+            return
         now = time.monotonic()
         if self._linger and now >= self._kill_at:
             self._linger = False
             self._signal(signal.SIGTERM)
             self._kill_at = now + self.command.kill_after
         alive = self._status is None or (self._signal(0) and self.host.group_lives(self.pid))
-        strays = any(stray.alive for stray in self._strays)
+        strays = any(stray.alive for stray in self._strays.values())
         if self._linger:
             if alive and self._open():
                 return
@@ -638,27 +681,29 @@ class Process:
                 self._signal(signal.SIGTERM)
                 self._kill_at = now + self.command.kill_after
                 return
-        if alive or strays:
-            if self._kill_at and now >= self._kill_at:
-                self._signal(signal.SIGKILL)
-                for stray in self._strays:
-                    stray.send(signal.SIGKILL)
-                if now < self._kill_at + UNKILLABLE_S:
-                    return
-                log.warning("%s does not end by SIGKILL", plain(self.command))
-            else:
+        if not alive and not strays:
+            if self._reason is None or self._empty >= LOOKS:
+                self._finish()
                 return
-        self._finish()
+            self.host.seek(self)  # what they may have started before they ended
+        if self._kill_at and now >= self._kill_at:
+            self._signal(signal.SIGKILL)
+            for stray in self._strays.values():
+                stray.send(signal.SIGKILL)
+            if now >= self._kill_at + UNKILLABLE_S:
+                log.warning("%s does not end by SIGKILL", plain(self.command))
+                self._finish()
 
     def _finish(self) -> None:
         self._over = True
         self.live = False
+        busy.end(self)
         self.host.watchdog.clear(self._slot)
         if max(self._stdout, self._stderr, self._input, self._pidfd) >= 0:
             self._give_back()
         if not self._reaped:
             self._reap_later()
-        for stray in self._strays:
+        for stray in self._strays.values():
             stray.close()
         self._duration = time.monotonic() - self.started
         if self._reason is not None:
@@ -739,17 +784,17 @@ def _sigpipe_held() -> Iterator[None]:
     """Have a write to a pipe that nobody reads fail, and nothing else: where the program has
     SIGPIPE at its default, as many do, it would end the program.
     """
-    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+    if signal.getsignal(signal.SIGPIPE) is signal.SIG_IGN:
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPIPE})
     try:
         yield
     finally:
-        if signal.SIGPIPE not in before:
-            if signal.SIGPIPE in signal.sigpending():
-                signal.sigwait({signal.SIGPIPE})
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        # Also in the service thread, which has it blocked for good: it must not stay pending.
+        if signal.SIGPIPE in signal.sigpending():
+            signal.sigwait({signal.SIGPIPE})
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _write_all(fd: int, data: bytes) -> bool:

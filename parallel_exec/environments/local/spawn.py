@@ -4,18 +4,31 @@
 finds out what is known here beforehand, and it waits, with the interpreter's lock held, until the
 child has become its program: no other thread runs meanwhile.
 The extension is in the wheels for Linux, and is built where a C compiler is at hand.
+
+Which way is chosen at the first command: the first of `WAYS`, from the one that
+``PARALLEL_EXEC_START`` names, that works here.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-__all__ = ["PIPE", "SCARCE", "Variables", "spawn", "tidy"]
+from parallel_exec.environments.local import kernel
+from parallel_exec.errors import ConfigError
+
+__all__ = ["PIPE", "SCARCE", "WAYS", "Variables", "spawn", "tidy", "way"]
+
+VARIABLE = "PARALLEL_EXEC_START"
+WAYS = ("concurrent", "vfork", "popen")
+"""The ways to start a program: by the extension without waiting until it runs, by the extension
+waiting for that, by `subprocess.Popen`.
+"""
 
 Started: TypeAlias = tuple[int, int, int, int, int]
 
@@ -95,7 +108,8 @@ def spawn(
     Raises:
         OSError: The system refused; nothing runs.
     """
-    if fast is None:
+    chosen = way()
+    if fast is None or chosen == "popen":
         return popen(argv, variables, mark, cwd, stdin, stdout, stderr)
     return fast(
         _files(argv[0], variables.path),
@@ -105,8 +119,28 @@ def spawn(
         stdin,
         stdout,
         stderr,
-        waiting,
+        waiting or chosen == "vfork",
     )
+
+
+@lru_cache(maxsize=1)
+def way() -> str:
+    """Return which of `WAYS` is taken; chosen once, at the first command.
+
+    Raises:
+        ConfigError: ``PARALLEL_EXEC_START`` names none of them.
+    """
+    wanted = os.environ.get(VARIABLE, WAYS[0])
+    if wanted not in WAYS:
+        raise ConfigError(f"{VARIABLE} must be one of {', '.join(WAYS)}, not {wanted!r}")
+    if fast is None or wanted == "popen" or kernel.valgrind():
+        return "popen"  # valgrind ends at a child that shares its parent's memory
+    # A debugger takes its breakpoints out of the memory of a new child, but puts them in again
+    # where the parent waits for that.
+    waiting = wanted == "vfork" or kernel.traced()
+    if not _process.probe(waiting):
+        return "popen"
+    return "vfork" if waiting else "concurrent"
 
 
 def popen(
@@ -118,7 +152,27 @@ def popen(
     stdout: int,
     stderr: int,
 ) -> Started:
-    """Do the same in another way."""
+    """Do the same in another way.
+
+    A child of `Popen` has the signal mask of the thread that starts it. So that is empty for this
+    moment: a signal to the program may be handled in this thread then, as in any other.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    try:
+        return _popen(argv, variables, mark, cwd, stdin, stdout, stderr)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _popen(
+    argv: list[str],
+    variables: Variables,
+    mark: bytes,
+    cwd: str | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+) -> Started:
     streams = [stdin, stdout, stderr]
     ends = [-1, -1, -1]
     try:
@@ -147,8 +201,8 @@ def popen(
                 os.close(stream)
     process.returncode = 0  # it is waited for by its id, not by the Popen object
     try:
-        pidfd = os.pidfd_open(process.pid)
-    except (AttributeError, OSError):  # there are none here, or no descriptor is left for one
+        pidfd = kernel.open_pidfd(process.pid)
+    except OSError:  # no descriptor is left for one
         pidfd = -1
     return process.pid, pidfd, ends[0], ends[1], ends[2]
 

@@ -5,27 +5,24 @@ stands in a table in shared memory, so that telling it of a command costs two wr
 memory and wakes nobody. A slot is written before its command is spawned, with the serial
 number that marks the command's environment, and completed with the process id after it:
 whenever the parent dies, every command is in the table or can be found by its mark.
+
+`Guard` starts the process, notices when it ends and starts it again.
 """
 
 from __future__ import annotations
 
 import itertools
-import logging
 import mmap
 import os
 import secrets
 import struct
-import subprocess
-import sys
-import tempfile
-import threading
-from pathlib import Path
 
-from parallel_exec.environments.local.spawn import SCARCE
+from parallel_exec.environments.local import kernel
+from parallel_exec.environments.local.guard import Guard
+from parallel_exec.reactor import lifecycle
+from parallel_exec.reactor.lifecycle import STARTING
 
 __all__ = ["MARK", "SLOT", "Watchdog", "get"]
-
-log = logging.getLogger("parallel_exec")
 
 MARK = "PARALLEL_EXEC_ID"  # the variable that marks a command's environment
 SLOT = struct.Struct("=qii")  # serial number, process id (see `confirm`), kill_after in ms
@@ -33,7 +30,6 @@ LONGS, SERIAL = 2, 0  # of a slot: how many numbers of eight bytes, and which of
 INTS, PID, KILL_AFTER = 4, 2, 3  # and of four
 SLOTS = 1 << 15
 LONGEST_MS = 2**31 - 1
-MAIN = Path(__file__).with_name("watchdog_main.py")
 
 
 class Watchdog:
@@ -45,13 +41,12 @@ class Watchdog:
         token: Marks the commands of this process; a mark is ``token.serial``.
         serials: The next serial number of a command.
         mark: The variable that marks the processes of a command, but its serial number.
-        process: The process, or None where it cannot be or is not yet.
+        guard: Has the process.
     """
 
     def __init__(self) -> None:
         self.token = secrets.token_hex(8)
-        self.process: subprocess.Popen[bytes] | None = None
-        self._fd = _shared_memory(SLOT.size * SLOTS)
+        self._fd = kernel.shared_memory(SLOT.size * SLOTS)
         try:
             self._table = mmap.mmap(self._fd, SLOT.size * SLOTS)
         except BaseException:
@@ -63,34 +58,7 @@ class Watchdog:
         self.serials = itertools.count(1)
         self._free: list[int] = []
         self._unused = itertools.count()
-
-    def start(self) -> None:
-        """Start the process, where there can be one. Does not wait for it.
-
-        Raises:
-            OSError: The system is out of something now.
-        """
-        if not sys.executable:
-            return
-        parent = os.pidfd_open(os.getpid()) if hasattr(os, "pidfd_open") else -1
-        try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", MAIN, str(self._fd), str(parent), self.token],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                env={},
-                start_new_session=True,
-                pass_fds=[self._fd] if parent < 0 else [self._fd, parent],
-            )
-        except OSError as error:
-            if error.errno in SCARCE:
-                raise
-            log.warning("commands outlive this process if it is killed: no watchdog, %s", error)
-        finally:
-            if parent >= 0:
-                os.close(parent)
+        self.guard = Guard(self._fd, self.token)
 
     def announce(self, serial: int, kill_after: float) -> int:
         """Write that a command is about to be spawned; return its slot, or -1 if full."""
@@ -124,23 +92,9 @@ class Watchdog:
             self._longs[slot * LONGS + SERIAL] = 0
             self._free.append(slot)
 
-    def stop(self) -> None:
-        """End the process and reap it."""
-        process, self.process = self.process, None
-        if process is None:
-            return
-        try:
-            process.kill()
-        except PermissionError:  # this process has become another user's: it ends with it
-            process.returncode = 0
-        else:
-            process.wait()
-
     def forget(self) -> None:
-        """In a forked child: the process is the parent's."""
-        if self.process is not None:
-            self.process.returncode = 0
-            self.process = None
+        """Give all back; in a forked child the process is the parent's."""
+        self.guard.forget()
         self._longs.release()
         self._ints.release()
         self._table.close()
@@ -148,21 +102,20 @@ class Watchdog:
 
 
 _watchdog: Watchdog | None = None
-_making = threading.Lock()  # never held during a fork: see `backend.STARTING`
 
 
 def get() -> Watchdog:
-    """Return this process's watchdog, at work.
+    """Return this process's watchdog, which has been started.
 
     Raises:
         OSError: There is no room for it now.
     """
     global _watchdog
-    with _making:
+    with STARTING:
         if _watchdog is None:
             watchdog = Watchdog()
             try:
-                watchdog.start()
+                watchdog.guard.start()
             except BaseException:
                 watchdog.forget()
                 raise
@@ -173,25 +126,15 @@ def get() -> Watchdog:
 def stop() -> None:
     """End it, if there is one. Nothing else is started."""
     if _watchdog is not None:
-        _watchdog.stop()
+        _watchdog.guard.stop()
 
 
-def _after_fork_in_child() -> None:
+def after_fork_in_child() -> None:
+    """Forget the parent's."""
     global _watchdog
     if _watchdog is not None:
         _watchdog.forget()
         _watchdog = None
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def _shared_memory(size: int) -> int:
-    """Return a descriptor of memory that has no name in the file system."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("parallel_exec-watchdog", os.MFD_CLOEXEC)
-    else:
-        with tempfile.TemporaryFile() as file:
-            fd = os.dup(file.fileno())
-    os.truncate(fd, size)
-    return fd
+lifecycle.at_fork("watchdog", after_fork_in_child)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from parallel_exec.environments import room
 from parallel_exec.errors import ConfigError
+from parallel_exec.reactor import lifecycle
 
 __all__ = ["Line", "matches", "read"]
 
@@ -65,7 +66,7 @@ def _after_fork_in_child() -> None:
     _files_lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh files", _after_fork_in_child)
 
 
 def read(path: str, *, own: bool = False) -> list[Line] | None:

@@ -139,7 +139,7 @@ class Ending:
         self._stops.append(stop)
         with self._lock:
             self._at_work += 1
-        thread = threading.Thread(
+        thread = reactor.Thread(
             target=self._work,
             args=(kill_after, stop),
             name=f"parallel_exec end {self._name}",

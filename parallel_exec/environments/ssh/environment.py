@@ -31,7 +31,7 @@ from parallel_exec.environments.ssh.pool import (
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
 from parallel_exec.errors import ConfigError, ExecutorClosedError
-from parallel_exec.reactor import loop as reactor
+from parallel_exec.reactor import lifecycle, loop as reactor
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result
@@ -379,7 +379,7 @@ def _after_fork_in_child() -> None:
 
 _all: weakref.WeakSet[SSHBackend] = weakref.WeakSet()
 atexit.register(_at_exit)
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh environments", _after_fork_in_child)
 
 
 def _secret(name: str, value: object) -> Secret | None:

@@ -9,10 +9,11 @@ round of refusals halves the number, successes raise it again by one a round.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections import deque
 from collections.abc import Hashable
+
+from parallel_exec.reactor import lifecycle
 
 __all__ = ["Gate", "gate_of"]
 
@@ -88,4 +89,4 @@ def _after_fork_in_child() -> None:
     _gates.clear()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh gates", _after_fork_in_child)

@@ -20,6 +20,7 @@ from typing import Any
 from parallel_exec.environments import room
 from parallel_exec.environments.ssh.border import paramiko, serialization
 from parallel_exec.environments.ssh.words import said
+from parallel_exec.reactor import lifecycle
 from parallel_exec.values.secret import Secret
 
 __all__ = [
@@ -132,7 +133,7 @@ def _after_fork_in_child() -> None:
     _cache_lock = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh keys", _after_fork_in_child)
 
 
 def load_key(path: str, passphrase: Secret | None) -> PrivateKey:

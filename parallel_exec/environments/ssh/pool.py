@@ -48,6 +48,7 @@ from parallel_exec.errors import (
     HostKeyError,
     ParallelExecError,
 )
+from parallel_exec.reactor import lifecycle
 from parallel_exec.text import SAID, plain
 from parallel_exec.values.secret import forget_frames
 
@@ -388,7 +389,7 @@ class HostPool:
     def _start_clearing(self) -> None:
         """Start a thread that does the jobs, unless there is one. Under the lock."""
         if self._clearing is None and self._jobs:
-            self._clearing = threading.Thread(
+            self._clearing = reactor.Thread(
                 target=self._clear, name=f"parallel_exec clear {self.name}", daemon=True
             )
             try:
@@ -495,7 +496,7 @@ class HostPool:
         if len(self._connections) + self._connecting >= MOST_CONNECTIONS:
             return
         self._connecting += 1
-        thread = threading.Thread(
+        thread = reactor.Thread(
             target=self._connect, name=f"parallel_exec connect {self.name}", daemon=True
         )
         self._threads.add(thread)
@@ -1147,4 +1148,4 @@ def _after_fork_in_child() -> None:
         pool.users = users
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh pools", _after_fork_in_child)

@@ -7,7 +7,6 @@ and those of Linux-PAM's translations.
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import unicodedata
@@ -16,6 +15,7 @@ from collections.abc import Callable, Sequence
 from parallel_exec.environments.ssh.userauth import Question
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import AuthenticationError
+from parallel_exec.reactor import lifecycle
 from parallel_exec.text import plain_lines
 from parallel_exec.values.secret import Secret
 
@@ -110,7 +110,7 @@ def _after_fork_in_child() -> None:
     _turn = threading.Lock()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+lifecycle.at_fork("ssh prompts", _after_fork_in_child)
 
 
 def ask(prompt: Prompt, question: Question, wanted: Callable[[], bool]) -> Secret:

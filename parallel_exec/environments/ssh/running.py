@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
+from parallel_exec import reactor
 from parallel_exec.environments import threads
 from parallel_exec.environments.base import Stop, Ticket
 from parallel_exec.environments.input import FileReader
@@ -734,7 +735,7 @@ class _Input:
         wanted_by = -1 if self._wakes is None else self._wakes[1]
 
         def make() -> threading.Thread:
-            return threading.Thread(
+            return reactor.Thread(
                 target=self._read_ahead,
                 args=(wanted_by,),
                 name="parallel_exec input",

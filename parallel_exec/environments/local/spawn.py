@@ -41,7 +41,10 @@ all of it. Returns whether some is left to be closed.
 
 try:
     from parallel_exec.environments.local import _process
-except ImportError:
+
+    if not hasattr(_process, "probe"):
+        raise ImportError
+except ImportError:  # it is not there, or was built from an older source
     fast = None
     tidy = bool  # `Popen` leaves nothing
 else:

@@ -95,5 +95,5 @@ class EnvoyGradient(Bounded):
 
     def _set(self, limit: float, reason: str) -> None:
         # It has bounds of its own; the scenario's upper one holds as well.
-        self._limit = min(float(limit), self._maximum)
+        self._limit = min(float(limit), self._max_limit)
         self._reason = reason

@@ -6,9 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Unpack
 
 from parallel_exec.api import many
-from parallel_exec.api.many import ManyOptions, TaskLike
+from parallel_exec.api.many import DEFAULTS, ManyOptions, TaskLike
 from parallel_exec.limits import adaptive
 from parallel_exec.values import checks
+from parallel_exec.values.options import takes
 
 __all__ = ["AIMDController"]
 
@@ -16,6 +17,7 @@ __all__ = ["AIMDController"]
 class AIMDController(adaptive.AIMDController):
     __doc__ = adaptive.AIMDController.__doc__
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute(self, tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
         """Run tasks under this limit; return their values, in task order.
 

@@ -21,6 +21,7 @@ from parallel_exec.errors import BatcherFullError, BatchResultError, ExecutorClo
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
+from parallel_exec.values.options import only_known
 
 __all__ = ["TaskBatcher"]
 
@@ -65,6 +66,7 @@ class TaskBatcher(Closing, Generic[T, R]):
     are settled, without it.
     """
 
+    @only_known
     def __init__(
         self,
         batch_size: int,

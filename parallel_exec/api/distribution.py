@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple, Unpack, cast
 from parallel_exec import reactor
 from parallel_exec.api import many
 from parallel_exec.api.closing import Closing
-from parallel_exec.api.many import DEFAULT_CONCURRENCY, Many, ManyOptions, TaskLike
+from parallel_exec.api.many import DEFAULT_CONCURRENCY, DEFAULTS, Many, ManyOptions, TaskLike
 from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.task import Stoppable, Task
 from parallel_exec.engine.work import Shell, name_of
@@ -33,6 +33,7 @@ from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.notes import add_note
+from parallel_exec.values.options import only_known, takes
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, run_failed
 
 __all__ = [
@@ -600,6 +601,7 @@ class LoadBalancer(_Distributor):
     **Thread safety:** yes; calls at the same time share the loads.
     """
 
+    @only_known
     def __init__(
         self,
         workers: Iterable[Any],
@@ -618,6 +620,7 @@ class LoadBalancer(_Distributor):
         super().__init__(workers, capacity, strategy, failures, probe_after, clock)
         self._heaviest_first = strategy == "pull"
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute(
         self, task: TaskLike | Any, weight: float = 1, **options: Unpack[ManyOptions]
     ) -> WorkerResult:
@@ -641,6 +644,7 @@ class LoadBalancer(_Distributor):
         checks.number("weight", weight)  # a pair with a string would be a command of two words
         return self.execute_many([(task, weight)], **options)[0]
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute_many(
         self,
         tasks: Iterable[tuple[Any, float] | Mapping[str, Any] | TaskLike | Any],
@@ -669,6 +673,7 @@ class LoadBalancer(_Distributor):
         )
         return [_result(task) for task in done]
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute_many_settled(
         self,
         tasks: Iterable[tuple[Any, float] | Mapping[str, Any] | TaskLike | Any],
@@ -724,6 +729,7 @@ class RoundRobinDistributor(_Distributor):
     **Thread safety:** yes.
     """
 
+    @only_known
     def __init__(
         self,
         workers: Iterable[Any],
@@ -740,6 +746,7 @@ class RoundRobinDistributor(_Distributor):
         self._pull = pull
         self._turn = 0
 
+    @takes(ManyOptions, **DEFAULTS)
     def distribute(
         self, tasks: Iterable[TaskLike | Any], **options: Unpack[ManyOptions]
     ) -> list[WorkerResults]:

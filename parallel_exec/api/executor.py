@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, Unpack
 
 from parallel_exec.api import many
-from parallel_exec.api.many import ManyOptions, TaskLike
+from parallel_exec.api.many import DEFAULTS, ManyOptions, TaskLike
 from parallel_exec.engine.future import TaskFuture
 from parallel_exec.engine.retry import Retry
 from parallel_exec.engine.run import Run
@@ -28,6 +28,7 @@ from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known, takes
 
 __all__ = ["ExecutedWithErrors", "ParallelExecutor", "TaskFailure"]
 
@@ -77,6 +78,7 @@ class ParallelExecutor(Executor):
     **Thread safety:** yes.
     """
 
+    @only_known
     def __init__(
         self,
         max_workers: int | None = None,
@@ -226,6 +228,7 @@ class ParallelExecutor(Executor):
         if wait:
             self._run.join()
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute_with_errors(
         self, tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]
     ) -> ExecutedWithErrors:
@@ -249,6 +252,7 @@ class ParallelExecutor(Executor):
         ]
         return ExecutedWithErrors(outcomes.values(), failures)
 
+    @takes(ManyOptions, **DEFAULTS)
     def execute_with_retry(
         self, tasks: Iterable[TaskLike], max_retries: int = 3, **options: Unpack[ManyOptions]
     ) -> list[Any]:

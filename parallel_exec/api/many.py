@@ -28,6 +28,7 @@ from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
 from parallel_exec.observers import log, progress as bars
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command, CommandLike
+from parallel_exec.values.options import check, takes
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, name_task, run_failed
 from parallel_exec.values.result import Result
 
@@ -112,6 +113,22 @@ class ManyOptions(MapOptions, total=False):
     concurrency: int | Limit | None
 
 
+# As they are shown in signatures.
+DEFAULTS: dict[str, Any] = {
+    "concurrency": DEFAULT_CONCURRENCY,
+    "timeout": None,
+    "kill_after": 5.0,
+    "deadline": None,
+    "retry": None,
+    "progress": False,
+    "max_failures": None,
+    "cancel": None,
+    "on_outcome": None,
+    "on_event": None,
+    "executor": None,
+}
+
+
 class Many:
     """A run that has been prepared: every option checked, nothing started.
 
@@ -137,10 +154,7 @@ class Many:
         each: bool = False,
         also: StopRule | None = None,
     ) -> None:
-        unknown = options.keys() - ManyOptions.__annotations__.keys()
-        if unknown:
-            key = min(unknown)
-            raise ConfigError(f"{key} is not an option of {name} (value {options[key]!r})")  # type: ignore[literal-required]
+        check(name, options, ManyOptions.__annotations__)
         self._items = items
         self._make = make
         self._each = each
@@ -298,6 +312,7 @@ def all(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: ...
 def all(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
 @overload
 def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
+@takes(ManyOptions, **DEFAULTS)
 def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     """Run tasks at once; return their values, in task order.
 
@@ -382,6 +397,7 @@ def all_settled(tasks: Commands, **options: Unpack[ManyOptions]) -> Outcomes[Res
 def all_settled(tasks: Functions[T], **options: Unpack[ManyOptions]) -> Outcomes[T]: ...
 @overload
 def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]: ...
+@takes(ManyOptions, **DEFAULTS)
 def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
     """Run tasks at once; return how each ended, whatever happens to any of them.
 
@@ -410,6 +426,7 @@ def any(tasks: Commands, **options: Unpack[ManyOptions]) -> Result: ...
 def any(tasks: Functions[T], **options: Unpack[ManyOptions]) -> T: ...
 @overload
 def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any: ...
+@takes(ManyOptions, **DEFAULTS)
 def any(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     """Run tasks at once; return the value of the first that succeeds, stop the others.
 
@@ -453,6 +470,7 @@ def race(tasks: Commands, **options: Unpack[ManyOptions]) -> Result: ...
 def race(tasks: Functions[T], **options: Unpack[ManyOptions]) -> T: ...
 @overload
 def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any: ...
+@takes(ManyOptions, **DEFAULTS)
 def race(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Any:
     """Run tasks at once; the first that ends, well or not, decides; stop the others.
 
@@ -499,6 +517,7 @@ def fast_fail(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: 
 def fast_fail(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
 @overload
 def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
+@takes(ManyOptions, **DEFAULTS)
 def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     """The strategy of `all`, by name: the first failure stops the rest and is raised."""
     return gather(prepare(tasks, "fast_fail", options, first="rejected"))
@@ -510,6 +529,7 @@ def fail_safe(tasks: Commands, **options: Unpack[ManyOptions]) -> Outcomes[Resul
 def fail_safe(tasks: Functions[T], **options: Unpack[ManyOptions]) -> Outcomes[T]: ...
 @overload
 def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]: ...
+@takes(ManyOptions, **DEFAULTS)
 def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
     """The strategy of `all_settled`, by name: every task is tried, whatever happens."""
     return all_settled(tasks, **options)
@@ -539,6 +559,7 @@ def as_completed(tasks: Commands, **options: Unpack[ManyOptions]) -> AsCompleted
 def as_completed(tasks: Functions[T], **options: Unpack[ManyOptions]) -> AsCompleted[T]: ...
 @overload
 def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted[Any]: ...
+@takes(ManyOptions, **DEFAULTS)
 def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> AsCompleted[Any]:
     """Run tasks at once; give the outcome of each as soon as it has ended.
 

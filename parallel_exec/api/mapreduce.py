@@ -8,12 +8,13 @@ from itertools import islice
 from typing import Any, Generic, TypeVar, Unpack
 
 from parallel_exec.api.closing import Closing
-from parallel_exec.api.many import Many, MapOptions, executor_of, gather, named
+from parallel_exec.api.many import DEFAULTS, Many, MapOptions, executor_of, gather, named
 from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Call, Send, shown_call
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.values import checks
+from parallel_exec.values.options import check, takes
 
 __all__ = [
     "Imap",
@@ -50,6 +51,7 @@ def _prepare(
     return Many(items, make, name, {**options, "concurrency": concurrency}, **how)
 
 
+@takes(MapOptions, **DEFAULTS)
 def parallel_map(
     fn: Callable[[T], R],
     items: Iterable[T],
@@ -95,6 +97,7 @@ class Imap(Closing, Iterator[R], Generic[R]):
         self._values.close()
 
 
+@takes(MapOptions, **DEFAULTS)
 def parallel_imap(
     fn: Callable[[T], R],
     items: Iterable[T],
@@ -176,6 +179,7 @@ def _value(many: Many, task: Task) -> Any:
         del many, task  # see `gather`
 
 
+@takes(MapOptions, **DEFAULTS)
 def parallel_filter(
     fn: Callable[[T], object],
     items: Iterable[T],
@@ -205,6 +209,7 @@ class _Judge(Generic[T]):
         return item, bool(self._fn(item))
 
 
+@takes(MapOptions, **DEFAULTS)
 def parallel_for_each(
     fn: Callable[[T], object],
     items: Iterable[T],
@@ -219,6 +224,7 @@ def parallel_for_each(
     gather(many, keep=False)
 
 
+@takes(MapOptions, **DEFAULTS)
 def parallel_reduce(
     fn: Callable[[T, T], T],
     items: Iterable[T],
@@ -249,6 +255,7 @@ def parallel_reduce(
     if not isinstance(items, Iterable):
         raise checks.refuse("items", items, "a list or another iterable")
     checks.count("chunk_size", chunk_size, minimum=2)
+    check("parallel_reduce", options, {*MapOptions.__annotations__, "concurrency", "chunk_size"})
     fold = Fold(fn)
 
     def folded(chunks: Iterable[list[T]]) -> list[T]:

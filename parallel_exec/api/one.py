@@ -15,7 +15,8 @@ from parallel_exec.engine.task import Task
 from parallel_exec.engine.work import Shell
 from parallel_exec.observers import log
 from parallel_exec.values import checks
-from parallel_exec.values.command import Command, CommandLike, Options
+from parallel_exec.values.command import COMMAND_DEFAULTS, Command, CommandLike, Options
+from parallel_exec.values.options import check, takes
 from parallel_exec.values.result import Result
 
 if TYPE_CHECKING:
@@ -38,6 +39,11 @@ class RunOptions(Options, total=False):
     cancel: CancelToken | None
 
 
+KNOWN = Options.__annotations__.keys() | RunOptions.__annotations__.keys()
+DEFAULTS = {**COMMAND_DEFAULTS, "environment": None, "retry": None, "cancel": None}
+
+
+@takes(Options, RunOptions, **DEFAULTS)
 def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     """Run one command and wait for its end.
 
@@ -66,7 +72,7 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     one does not wait for `kill_after`.
     **Thread safety:** yes.
     """
-    work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
+    work, retry, cancel = _prepare("run", command, options)  # type: ignore[arg-type]
     listeners = [log.listen] if log.wanted() else []
     job = Run(NO_LIMIT, retry=policy(retry), listeners=listeners, label="run", total=1)
     tokens = [] if cancel is None else [cancel]
@@ -83,6 +89,7 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     return result
 
 
+@takes(Options, RunOptions, **DEFAULTS)
 def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
     """Start one command and go on; its future gives the result.
 
@@ -103,7 +110,7 @@ def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture
 
     **Thread safety:** yes.
     """
-    work, retry, cancel = _prepare(command, options)  # type: ignore[arg-type]
+    work, retry, cancel = _prepare("submit", command, options)  # type: ignore[arg-type]
     job = Run(NO_LIMIT, retry=policy(retry), background=True)
     task = Task(0, work)
     future = task.future = CommandFuture()
@@ -113,8 +120,9 @@ def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture
 
 
 def _prepare(
-    command: CommandLike, options: dict[str, Any]
+    name: str, command: CommandLike, options: dict[str, Any]
 ) -> tuple[Shell, RetryLike | None, CancelToken | None]:
+    check(name, options, KNOWN)
     retry = options.pop("retry", None)
     cancel = options.pop("cancel", None)
     if cancel is not None and not isinstance(cancel, CancelToken):

@@ -31,6 +31,7 @@ from parallel_exec.errors import (
     TaskTimeoutError,
 )
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known
 
 if TYPE_CHECKING:
     import tenacity
@@ -102,6 +103,9 @@ class Retry:
 
 
 RetryLike = Union[Retry, "tenacity.BaseRetrying"]
+
+
+Retry.__init__ = only_known(Retry.__init__)  # type: ignore[method-assign]
 
 
 @dataclass(frozen=True, slots=True)

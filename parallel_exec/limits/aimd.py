@@ -60,8 +60,8 @@ class AIMD(Epochs):
 
     Args:
         initial: The limit to start from.
-        minimum: The lowest limit.
-        maximum: The highest limit; None: no bound.
+        min_limit: The lowest limit.
+        max_limit: The highest limit; None: no bound.
         increase: Places a window adds, below the level of the last cut.
         decrease: What a cut leaves of the limit, between 0 and 1. A cut takes at least one
             place.
@@ -73,8 +73,8 @@ class AIMD(Epochs):
     def __init__(
         self,
         initial: int = 5,
-        minimum: int = 1,
-        maximum: int | None = 10,
+        min_limit: int = 1,
+        max_limit: int | None = 10,
         *,
         increase: float = 1.0,
         decrease: float = 0.95,
@@ -84,8 +84,8 @@ class AIMD(Epochs):
     ) -> None:
         super().__init__(
             initial,
-            minimum,
-            maximum,
+            min_limit,
+            max_limit,
             decrease=decrease,
             slow_start=slow_start,
             latency=latency,

@@ -12,19 +12,19 @@ class Bounded:
 
     Args:
         initial: The limit to start from.
-        minimum: The lowest it may become, at least 1: a limit of nothing gets no more
+        min_limit: The lowest it may become, at least 1: a limit of nothing gets no more
             samples, so it could never grow again.
-        maximum: The highest it may become; None: no bound.
+        max_limit: The highest it may become; None: no bound.
 
     Raises:
         ConfigError: A number is out of range, or `initial` lies outside the bounds.
     """
 
-    def __init__(self, initial: int, minimum: int, maximum: int | None) -> None:
-        self._minimum, self._maximum = _bounds(minimum, maximum)
+    def __init__(self, initial: int, min_limit: int, max_limit: int | None) -> None:
+        self._min_limit, self._max_limit = _bounds(min_limit, max_limit)
         self._limit = float(checks.count("initial", initial))
-        if not self._minimum <= initial <= self._maximum:
-            wanted = f"between minimum ({minimum}) and maximum ({maximum})"
+        if not self._min_limit <= initial <= self._max_limit:
+            wanted = f"between min_limit ({min_limit}) and max_limit ({max_limit})"
             raise checks.refuse("initial", initial, wanted)
         self._reason = "initial"
 
@@ -38,15 +38,15 @@ class Bounded:
         """Why the limit was last moved; "initial" if it never was."""
         return self._reason
 
-    def set_bounds(self, minimum: int, maximum: int | None) -> None:
+    def set_bounds(self, min_limit: int, max_limit: int | None) -> None:
         """Move the bounds; the limit is brought between them."""
-        self._minimum, self._maximum = _bounds(minimum, maximum)
-        if not self._minimum <= self._limit <= self._maximum:
+        self._min_limit, self._max_limit = _bounds(min_limit, max_limit)
+        if not self._min_limit <= self._limit <= self._max_limit:
             self._move(self._limit, "bounds")
 
     def _move(self, limit: float, reason: str) -> None:
         """Set the limit to the nearest one that the bounds allow."""
-        limit = min(max(limit, self._minimum), self._maximum)
+        limit = min(max(limit, self._min_limit), self._max_limit)
         if limit != self._limit:
             self._limit = limit
             self._reason = reason
@@ -60,8 +60,8 @@ def fraction(name: str, value: object) -> float:
     return answer
 
 
-def _bounds(minimum: int, maximum: int | None) -> tuple[float, float]:
-    low = checks.count("minimum", minimum)
-    if maximum is None:
+def _bounds(min_limit: int, max_limit: int | None) -> tuple[float, float]:
+    low = checks.count("min_limit", min_limit)
+    if max_limit is None:
         return float(low), float("inf")
-    return float(low), float(checks.count("maximum", maximum, minimum=low))
+    return float(low), float(checks.count("max_limit", max_limit, minimum=low))

@@ -24,8 +24,8 @@ class Cubic(Epochs):
 
     Args:
         initial: The limit to start from.
-        minimum: The lowest limit.
-        maximum: The highest limit; None: no bound.
+        min_limit: The lowest limit.
+        max_limit: The highest limit; None: no bound.
         scale: C above, in places a tick cubed.
         decrease: What a cut leaves of the limit, between 0 and 1. A cut takes at least one
             place.
@@ -37,8 +37,8 @@ class Cubic(Epochs):
     def __init__(
         self,
         initial: int = 5,
-        minimum: int = 1,
-        maximum: int | None = 10,
+        min_limit: int = 1,
+        max_limit: int | None = 10,
         *,
         scale: float = 0.05,
         decrease: float = 0.95,
@@ -48,8 +48,8 @@ class Cubic(Epochs):
     ) -> None:
         super().__init__(
             initial,
-            minimum,
-            maximum,
+            min_limit,
+            max_limit,
             decrease=decrease,
             slow_start=slow_start,
             latency=latency,

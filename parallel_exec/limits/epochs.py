@@ -51,8 +51,8 @@ class Epochs(Bounded):
 
     Args:
         initial: The limit to start from.
-        minimum: The lowest limit.
-        maximum: The highest limit; None: no bound.
+        min_limit: The lowest limit.
+        max_limit: The highest limit; None: no bound.
         decrease: What a cut leaves of the limit, between 0 and 1. A cut takes at least one
             place.
         slow_start: Whether to double in every window until the first cut.
@@ -62,14 +62,14 @@ class Epochs(Bounded):
     def __init__(
         self,
         initial: int,
-        minimum: int,
-        maximum: int | None,
+        min_limit: int,
+        max_limit: int | None,
         *,
         decrease: float,
         slow_start: bool,
         latency: Latency | None,
     ) -> None:
-        super().__init__(initial, minimum, maximum)
+        super().__init__(initial, min_limit, max_limit)
         self._decrease = fraction("decrease", decrease)
         self._slow = slow_start
         self._slow_until = NOWHERE

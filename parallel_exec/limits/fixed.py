@@ -15,6 +15,7 @@ from parallel_exec.limits import base
 from parallel_exec.limits.base import Limiter, Place, Request
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known
 from parallel_exec.values.outcome import Outcome
 
 __all__ = ["BlockingLimiter", "ConcurrencyLimiter", "Unlimited", "outcome_of"]
@@ -56,12 +57,14 @@ class BlockingLimiter(Limiter):
             What `fn` returns.
 
         Raises:
-            ConfigError: `weight` cannot be used.
+            ConfigError: `fn` or `weight` cannot be used.
             BaseException: What `fn` raises.
 
         **Blocking:** until there is room and `fn` has returned.
         **Thread safety:** yes. Nested calls borrow the room of the call around them.
         """
+        if inspect.iscoroutinefunction(fn) or not callable(fn):
+            raise checks.refuse("fn", fn, "a function without arguments, and no coroutine function")
         place = self._enter(weight, priority)
         value: R | None = None
         error: BaseException | None = None
@@ -241,6 +244,7 @@ class ConcurrencyLimiter(BlockingLimiter):
 
     quick = True
 
+    @only_known
     def __init__(self, limit: int) -> None:
         super().__init__()
         self._limit = checks.count("limit", limit)

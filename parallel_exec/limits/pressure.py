@@ -11,6 +11,7 @@ from parallel_exec.limits.machine import Machine
 from parallel_exec.limits.timed import TimedLimiter
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known
 
 __all__ = ["Pressure"]
 
@@ -47,6 +48,7 @@ class Pressure(TimedLimiter):
     or wait. What is waited for is logged once, at INFO.
     """
 
+    @only_known
     def __init__(
         self,
         load: float | None = None,

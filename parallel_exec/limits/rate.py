@@ -16,6 +16,7 @@ from parallel_exec.limits.base import Request
 from parallel_exec.limits.timed import TimedLimiter
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known
 
 __all__ = ["RateLimiter"]
 
@@ -87,6 +88,7 @@ class RateLimiter(TimedLimiter):
 
     lends = False
 
+    @only_known
     def __init__(
         self,
         n: int,

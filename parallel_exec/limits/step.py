@@ -20,8 +20,8 @@ class Step(Bounded):
 
     Args:
         initial: The limit to start from.
-        minimum: The lowest limit.
-        maximum: The highest limit; None: no bound.
+        min_limit: The lowest limit.
+        max_limit: The highest limit; None: no bound.
         up: Places for each success.
         down: Places for each overload.
     """
@@ -29,13 +29,13 @@ class Step(Bounded):
     def __init__(
         self,
         initial: int = 5,
-        minimum: int = 1,
-        maximum: int | None = 10,
+        min_limit: int = 1,
+        max_limit: int | None = 10,
         *,
         up: float = 1.0,
         down: float = 1.0,
     ) -> None:
-        super().__init__(initial, minimum, maximum)
+        super().__init__(initial, min_limit, max_limit)
         self._up = checks.number("up", up)
         self._down = checks.number("down", down)
 

@@ -23,6 +23,7 @@ from parallel_exec.engine.events import Event, RunFinished, RunStarted, TaskFini
 from parallel_exec.errors import ConfigError
 from parallel_exec.text import plain
 from parallel_exec.values import checks
+from parallel_exec.values.options import only_known
 from parallel_exec.values.outcome import Outcome
 
 __all__ = ["ParallelProgress", "Progress", "Stream", "VisualProgress", "pick"]
@@ -163,6 +164,7 @@ class ParallelProgress(Progress):
         ConfigError: A value cannot be used; the message names it.
     """
 
+    @only_known
     def __init__(
         self,
         total: int | None = None,
@@ -252,6 +254,7 @@ class VisualProgress(Progress):
         ConfigError: A value cannot be used; the message names it.
     """
 
+    @only_known
     def __init__(
         self,
         total: int | None = None,

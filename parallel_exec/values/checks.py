@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Iterable
 from datetime import timedelta
 
@@ -30,9 +31,11 @@ def shown(value: object) -> str:
 
 
 def count(name: str, value: object, *, minimum: int = 1) -> int:
-    """Return `value` as a whole number of at least `minimum`."""
+    """Return `value` as a whole number of at least `minimum`, and no more than a list may hold."""
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise refuse(name, value, f"a whole number of at least {minimum}")
+    if value > sys.maxsize:
+        raise refuse(name, value, f"a whole number of at most {sys.maxsize}")
     return value
 
 
@@ -67,7 +70,8 @@ def size(name: str, value: object) -> int:
     match = SIZE.fullmatch(value.strip())
     if match is None:
         raise refuse(name, value, 'bytes, or a text such as "500M" or "2G"')
-    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+    bytes_ = float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " ")
+    return count(name, int(bytes_), minimum=0)
 
 
 def sequence_of_tasks(name: str, value: object) -> Iterable[object]:

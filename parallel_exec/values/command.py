@@ -8,17 +8,18 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, fields, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks, shell
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.options import check, takes
 from parallel_exec.values.secret import MASK, Secret, encodes, reveal
 
 if TYPE_CHECKING:
     from parallel_exec.environments.base import Backend
 
-__all__ = ["OPTION_NAMES", "Command", "CommandLike", "Options", "sh"]
+__all__ = ["COMMAND_DEFAULTS", "OPTION_NAMES", "Command", "CommandLike", "Options", "sh"]
 
 Word = str | Secret
 
@@ -126,6 +127,11 @@ class Command:
             environment: Backend | None = None,
         ) -> None: ...
 
+    @staticmethod
+    def _refuse(unknown: dict[str, object]) -> None:
+        """Be called with options that there are none of; see `frozen`."""
+        check("Command", unknown, OPTION_NAMES)
+
     def __post_init__(self) -> None:
         put = object.__setattr__
         args: Any = self.args
@@ -187,7 +193,7 @@ class Command:
     def of(cls, command: CommandLike, **options: Any) -> Command:
         """Return `command` as a `Command`, with `options` over its own."""
         if not isinstance(command, Command):
-            command = cls(command, **_known(options)) if options else cls(command)
+            command = cls(command, **_known("a command", options)) if options else cls(command)
         elif options:
             command = command.replace(**options)
         return command
@@ -195,7 +201,7 @@ class Command:
     def replace(self, **options: Any) -> Command:
         """Return a copy with other `options`; the command itself stays."""
         words: Any = Script(self.words) if self.shell else self.words
-        return replace(self, args=words, **_known(options))
+        return replace(self, args=words, **_known("a command", options))
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -205,7 +211,9 @@ class Command:
     def argv(self) -> list[str]:
         """Return the plain words to execute, secrets revealed."""
         if self.shell:
-            return ["/bin/sh", "-c", self.script()]
+            script = self.script()
+            # A script that begins like an option would be taken for one.
+            return ["/bin/sh", "-c", f" {script}" if script[:1] in ("-", "+") else script]
         return [word if type(word) is str else reveal(word) for word in self.args]
 
     def script(self) -> str:
@@ -270,7 +278,7 @@ class Script:
         self.words = words
 
 
-def sh(template: str, *values: object, **options: Any) -> Command:
+def sh(template: str, *values: object, **options: Unpack[Options]) -> Command:
     """Return a shell command with every value quoted: ``sh("grep {} {}", pattern, path)``.
 
     Only a literal ``{}`` is replaced; every other brace is left to the shell. A ``{}`` may
@@ -309,7 +317,7 @@ def sh(template: str, *values: object, **options: Any) -> Command:
         words += [template[end : place.found.start()], _quoted(value, place.quotes)]
         end = place.found.end()
     words.append(template[end:])
-    return Command(Script(tuple(word for word in words if word != "")), **_known(options))  # type: ignore[arg-type]
+    return Command(Script(tuple(word for word in words if word != "")), **_known("sh", options))  # type: ignore[arg-type]
 
 
 def _quoted(value: object, quotes: str) -> Word:
@@ -321,11 +329,8 @@ def _quoted(value: object, quotes: str) -> Word:
     return shell.put_in(_word("value", value), quotes)  # type: ignore[arg-type]
 
 
-def _known(options: dict[str, Any]) -> dict[str, Any]:
-    unknown = options.keys() - OPTION_NAMES
-    if unknown:
-        name = min(unknown)
-        raise ConfigError(f"{name} is not an option of a command (value {options[name]!r})")
+def _known(function: str, options: dict[str, Any]) -> dict[str, Any]:
+    check(function, options, OPTION_NAMES)
     return options
 
 
@@ -382,4 +387,7 @@ def _check_input(value: object, encoding: str) -> None:
             raise checks.refuse("input", value, f"text that {encoding} can encode")
 
 
-OPTION_NAMES = {item.name for item in fields(Command) if item.init} - {"args"}
+COMMAND_DEFAULTS = {each.name: each.default for each in fields(Command) if each.init}
+del COMMAND_DEFAULTS["args"]
+OPTION_NAMES = COMMAND_DEFAULTS.keys()
+sh = takes(Options, **COMMAND_DEFAULTS)(sh)

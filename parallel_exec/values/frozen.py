@@ -7,6 +7,7 @@ which has been looked up once: 2.9 µs (CPython 3.11.7).
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, TypeVar, dataclass_transform
@@ -21,7 +22,8 @@ def frozen(cls: type[T]) -> type[T]:
     """Make a class what ``dataclass(frozen=True, slots=True)`` makes it, with another
     `__init__` that does the same.
 
-    Its fields may have a `default`, `init` and `kw_only`, but no `default_factory`.
+    Its fields may have a `default`, `init` and `kw_only`, but no `default_factory`. Keywords
+    that are no fields are given to `_refuse`, which raises, if the class has it.
     """
     made = dataclass(frozen=True, slots=True)(cls)
     names: dict[str, Any] = {}
@@ -40,11 +42,17 @@ def frozen(cls: type[T]) -> type[T]:
     if hasattr(made, "__post_init__"):
         body.append("self.__post_init__()")
     star = ["*"] if by_keyword else []
-    parameters = ", ".join(["self", *positional, *star, *by_keyword])
+    rest = []
+    if refuse := getattr(made, "_refuse", None):
+        names["refuse"] = refuse
+        body.insert(0, "if unknown: refuse(unknown)")
+        rest = ["**unknown"]
+    parameters = ", ".join(["self", *positional, *star, *by_keyword, *rest])
     exec(f"def __init__({parameters}):\n " + "\n ".join(body), names)
     init: Callable[..., None] = names["__init__"]
     original = made.__init__
     for attribute in ("__module__", "__qualname__", "__annotations__"):
         setattr(init, attribute, getattr(original, attribute))
+    init.__signature__ = inspect.signature(original)  # type: ignore[attr-defined]
     made.__init__ = init  # type: ignore[method-assign]
     return made

@@ -88,9 +88,18 @@ class Result:
         """Return stdout parsed as JSON.
 
         Raises:
-            ValueError: It is no JSON (`json.JSONDecodeError`).
+            ValueError: It is no JSON (`json.JSONDecodeError`); the message names the command
+                and shows how the output begins.
         """
-        return json.loads(self.stdout)
+        try:
+            return json.loads(self.stdout)
+        except json.JSONDecodeError as error:
+            began = plain(error.doc, SAID) if error.doc else "nothing"
+            said = f"{plain(self.command)} printed no JSON but {began}: {error.msg}"
+            raise json.JSONDecodeError(said, error.doc, error.pos) from None
+        except UnicodeDecodeError as error:
+            said = f"{plain(self.command)} printed no JSON: {error}"
+            raise json.JSONDecodeError(said, "", 0) from None
 
     def check(self) -> Result:
         """Return this result if `ok`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import select
@@ -17,6 +18,7 @@ import pytest
 import parallel_exec as px
 from parallel_exec.environments.local import backend
 from parallel_exec.errors import (
+    CommandFailedError,
     CommandNotFoundError,
     CommandStartError,
     ConfigError,
@@ -213,7 +215,6 @@ def test_templates_that_do_not_match(template: Any, values: tuple[Any, ...]) -> 
         (px.Command("true", cwd="/etc/passwd"), CommandStartError, "/etc/passwd"),
         (px.Command(["true"], env={"PATH": "/nowhere"}), CommandNotFoundError, "true"),
         (["true", "x" * 3_000_000], CommandStartError, "too long"),
-        (px.Command("cat", input="é", encoding="ascii"), CommandStartError, "ascii"),
     ],
 )
 def test_one_bad_task_harms_no_other(broken: Any, kind: type[Exception], named: str) -> None:
@@ -225,6 +226,12 @@ def test_one_bad_task_harms_no_other(broken: Any, kind: type[Exception], named: 
     assert isinstance(outcomes[1].reason, kind)
     assert named in str(outcomes[1].reason)
     assert [result.text() for result in outcomes.values()] == ["before\n", "after\n"]
+
+
+def test_input_that_cannot_be_encoded_is_refused() -> None:
+    """Before anything starts; the error names the encoding."""
+    with pytest.raises(ConfigError, match="ascii"):
+        px.Command("cat", input="é", encoding="ascii")
 
 
 def test_coroutine_functions_are_refused() -> None:
@@ -580,3 +587,28 @@ def test_times_that_are_far_away(nap: Nap) -> None:
     for future in futures:
         with pytest.raises(TaskCancelledError):
             future.result(PATIENCE_S)
+
+
+@pytest.mark.parametrize("script", ["-l", "--version", "+x", "-c 'echo hi'"])
+def test_a_script_that_begins_like_an_option_is_a_script(script: str) -> None:
+    """The shell looks for a program of that name; it takes no option from it."""
+    with pytest.raises(CommandFailedError) as caught:
+        px.run(script)
+    assert caught.value.result.exit_code == 127
+    assert script.split()[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [["true", "x" * 3_000_000], ["x" * 3_000_000]])
+def test_a_command_too_long_for_the_system_says_so(words: list[str]) -> None:
+    """The error gives the length of the word and another way, and is short itself."""
+    with pytest.raises(CommandStartError, match=r"3,000,000 bytes.*input=") as caught:
+        px.run(words)
+    assert len(str(caught.value)) < 500
+
+
+def test_json_of_what_is_none_names_the_command() -> None:
+    """It stays a `ValueError`, and shows how the output begins."""
+    for command in ("echo hello", "true", "printf '\\377'"):
+        with pytest.raises(json.JSONDecodeError) as caught:
+            px.run(command).json()
+        assert command in str(caught.value)

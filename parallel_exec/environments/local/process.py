@@ -292,11 +292,16 @@ class Process:
         elif isinstance(error, FileNotFoundError | NotADirectoryError):
             name = "/bin/sh" if command.shell else plain(command.words[0])
             what = f"command not found: {name}"
-        else:
-            what, kind = (
-                f"cannot be started ({error.strerror}): {plain(command)}",
-                CommandStartError,
+        elif error.errno in (errno.E2BIG, errno.ENAMETOOLONG):
+            longest = max(len(os.fsencode(word)) for word in command.argv())
+            kind = CommandStartError
+            what = (
+                f"command is too long for the system, its longest word has {longest:,} bytes"
+                f" (hand it over by input= or in a file): {plain(command)}"
             )
+        else:
+            kind = CommandStartError
+            what = f"cannot be started ({error.strerror}): {plain(command)}"
         refusal = kind(what, errno=error.errno, environment=self.backend.name)
         refusal.__cause__ = forget_frames(error) if not command.has_secrets() else None
         return refusal

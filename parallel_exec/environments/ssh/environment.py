@@ -34,6 +34,7 @@ from parallel_exec.errors import ConfigError, ExecutorClosedError
 from parallel_exec.reactor import lifecycle, loop as reactor
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
+from parallel_exec.values.options import only_known
 from parallel_exec.values.result import Result
 from parallel_exec.values.secret import Secret, encodes
 from parallel_exec.values.transfer import Transfer
@@ -87,6 +88,7 @@ class SSHBackend(BlockingBackend):
         ConfigError: An argument cannot be used.
     """
 
+    @only_known
     def __init__(
         self,
         destination: str,

@@ -53,9 +53,9 @@ def test_without_a_maximum_it_grows_on(make: Callable[..., Rule]) -> None:
         ((5.0, 1, 10), "initial"),
         ((11, 1, 10), "initial must be between"),
         ((1, 2, 10), "initial must be between"),
-        ((5, 0, 10), "minimum"),
-        ((5, 6, 5), "maximum"),
-        ((5, 1, float("nan")), "maximum"),
+        ((5, 0, 10), "min_limit"),
+        ((5, 6, 5), "max_limit"),
+        ((5, 1, float("nan")), "max_limit"),
     ],
 )
 def test_bounds_that_cannot_be_are_refused(

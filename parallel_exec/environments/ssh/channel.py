@@ -8,7 +8,8 @@ the thread that waits for the command, which the condition `changed` wakes.
 
 from __future__ import annotations
 
-import contextlib
+import errno
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +24,11 @@ __all__ = ["CommandChannel", "RefusedError", "Tunnel"]
 
 
 SEND_AT_ONCE = 256 * 1024  # bytes that are encrypted and written together
+LOOK_S = 1.0  # how long a tunnel waits for room before its user may give up
+FEW = 4096  # bytes: more than what is sent without waiting
 
+
+_SIGNAL = re.compile(r"[A-Za-z0-9+-]{1,24}(@[A-Za-z0-9.-]{1,64})?\Z")
 
 # What paramiko makes for each channel and nothing here uses: one for all of them. An idle
 # connection keeps its last channel, in paramiko's loop, so a channel's size counts.
@@ -35,6 +40,17 @@ _CLOSED.close()
 
 def _nothing(stream: int, data: bytes) -> None:
     """Nobody wants what comes."""
+
+
+def _signal_name(text: str) -> str:
+    """Return the name of a signal as the far side says it, without "SIG".
+
+    Raises:
+        SSHException: It is none (RFC 4254, 6.10).
+    """
+    if not _SIGNAL.match(text):
+        raise paramiko.SSHException(f"a signal with a name of {len(text)} characters")
+    return text
 
 
 class RefusedError(Exception):
@@ -53,9 +69,11 @@ class _Added:
     """What the classes here add to paramiko's; its dict would be five times the size."""
 
     __slots__ = (
+        "came",
         "changed",
         "ended",
         "ended_by_peer",
+        "granted",
         "opened",
         "poked",
         "refused",
@@ -87,6 +105,9 @@ class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
         self.ended_by_peer = False
         self.unwanted = False
         self.poked = False
+        # Bytes that the far side was allowed to send, and that it has sent: each is written
+        # by one thread only.
+        self.granted = self.came = 0
 
     def __del__(self) -> None:
         """Send nothing: paramiko's would, from any thread, a forked child included."""
@@ -102,9 +123,21 @@ class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
 
     # Called in the reading thread
 
+    def _count(self, size: int) -> None:
+        """Count bytes that have come.
+
+        Raises:
+            SSHException: They are more than were allowed: they would have to be kept.
+        """
+        self.came += size
+        if self.came > self.granted:
+            raise paramiko.SSHException("more output than the host was allowed to send")
+
     def answered(self, refused: RefusedError | None) -> None:
-        """Note the answer to the request to open."""
+        """Note the answer to the request to open; it has one."""
         with self.changed:
+            if self.opened or self.refused is not None:
+                return
             self.refused = refused
             self.opened = refused is None
         self.transport.wake_soon(self)
@@ -166,7 +199,8 @@ class CommandChannel(_Channel):
             self._received(-1, data)
 
     def _received(self, stream: int, data: bytes) -> None:
-        if stream >= 0:
+        self._count(len(data))
+        if stream >= 0 and not self.ended:
             self.take(stream, data)
         self.unacknowledged += len(data)
         if self.unacknowledged > self.in_window_threshold:
@@ -176,16 +210,17 @@ class CommandChannel(_Channel):
         kind = m.get_text()
         wants_reply = m.get_boolean()
         with self.changed:
-            if kind == "exit-status":
+            over = self.status is not None or self.signal is not None
+            if kind == "exit-status" and not over:
                 self.status = m.get_int()
-            elif kind == "exit-signal":
-                self.signal = m.get_text()
+            elif kind == "exit-signal" and not over:
+                self.signal = _signal_name(m.get_text())
         self.transport.wake_soon(self)
         if wants_reply and kind not in ("exit-status", "exit-signal"):
             reply = Message()
             reply.add_byte(common.cMSG_CHANNEL_FAILURE)
             reply.add_int(self.remote_chanid)
-            self.transport.send_if_possible(reply)
+            self.transport.post(reply)
 
     def _handle_eof(self, m: Any) -> None:
         with self.changed:
@@ -272,6 +307,7 @@ class CommandChannel(_Channel):
             size, self.unacknowledged = self.unacknowledged, 0
             if size == 0 or self.closed or self.eof_received:
                 return
+            self.granted += size
         message = Message()
         message.add_byte(common.cMSG_CHANNEL_WINDOW_ADJUST)
         message.add_int(self.remote_chanid)
@@ -279,13 +315,12 @@ class CommandChannel(_Channel):
         self.transport.send_together([message])
 
     def finish(self) -> None:
-        """Close it. What still runs on the far side is not ended by that."""
+        """Close it, without waiting. What still runs on the far side is not ended by that."""
         with self.changed:
             messages = self._close_internal()
         self.take = _nothing
         self.transport.freed_at = time.monotonic()
-        with contextlib.suppress(Exception):  # it is gone already
-            self.transport.send_together([m for m in messages if m is not None])
+        self.transport.post(*(m for m in messages if m is not None))
 
     def _request(self, kind: str, *, answered: bool = True) -> Any:
         message = Message()
@@ -324,18 +359,56 @@ class CommandChannel(_Channel):
 class Tunnel(_Channel):
     """A channel that takes a socket's place under another connection."""
 
+    def _feed(self, m: Any) -> None:
+        data: bytes = m.get_binary()
+        self._count(len(data))
+        self.in_buffer.feed(data)
+
+    def _feed_extended(self, m: Any) -> None:
+        m.get_int()
+        self._count(len(m.get_binary()))  # a connection has no second stream
+
+    def _check_add_window(self, n: int) -> int:
+        size: int = super()._check_add_window(n)
+        self.granted += size
+        return size
+
     def _peer_closed(self) -> None:
         self.in_buffer.close()
         self.closed = True
 
     def _answer_close(self) -> None:
-        self.transport.send_if_possible(self.close_message())
+        self.transport.post(self.close_message())
 
     def send(self, data: Any) -> int:
-        """Send some of `data`, as a socket does."""
-        view = memoryview(data)[: 64 * 1024]
-        sent: int = super().send(bytes(view))
-        return sent
+        """Send some of `data`, as a socket does.
+
+        Raises:
+            TimeoutError: Nothing more can be sent for the moment.
+            OSError: It is closed.
+        """
+        with self.changed:
+            self.changed.wait_for(lambda: self.out_window_size > 0 or self.closed, LOOK_S)
+            if self.closed:
+                raise BrokenPipeError(errno.EPIPE, "the way there is closed")
+            size = min(len(data), self.out_window_size, 64 * 1024, self.out_max_packet_size - 64)
+            if size <= 0:
+                raise TimeoutError
+            self.out_window_size -= size
+        message = Message()
+        message.add_byte(common.cMSG_CHANNEL_DATA)
+        message.add_int(self.remote_chanid)
+        message.add_string(bytes(memoryview(data)[:size]))
+        self.transport.send_together([message])
+        return int(size)
+
+    def takes(self) -> bool:
+        """Return whether a few bytes can be sent without waiting for a window."""
+        return bool(self.out_window_size >= FEW and self.transport.clear_to_send.is_set())
+
+    def hurry(self, seconds: float) -> None:
+        """See `Transport.hurry`."""
+        self.transport.hurry(seconds)
 
     def recv_into(self, buffer: memoryview) -> int:
         """Receive as a socket does."""
@@ -346,4 +419,10 @@ class Tunnel(_Channel):
     def shutdown(self, how: int) -> None:
         """End it at once, in both directions, and wake who reads."""
         self.close()
+
+    def close(self) -> None:
+        """End it, without waiting."""
+        with self.changed:
+            messages = self._close_internal()
         self.in_buffer.close()
+        self.transport.post(*(m for m in messages if m is not None))

@@ -21,16 +21,16 @@ from typing import Any, ClassVar
 from parallel_exec.environments.ssh.border import common, paramiko
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
 from parallel_exec.environments.ssh.packets import BrokenError, Message, Packetizer
+from parallel_exec.environments.ssh.sending import MOST_PATIENT, STUCK_LOOK_S, Sending
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 from parallel_exec.text import MESSAGE, plain
-from parallel_exec.values.secret import Secret, forget_frames, mask_text
+from parallel_exec.values.secret import Secret, mask_text
 
 __all__ = ["BrokenError", "Transport", "choose"]
 
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
-STUCK_LOOK_S = 1.0  # how often a writer that can write nothing looks whether to give up
 A_MOMENT_S = 0.1  # from a channel's end to when it surely no longer counts there
 REFUSALS = 10  # in a row are no accident
 
@@ -61,7 +61,7 @@ def _with_rfc_8731(names: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-class _Added:
+class _Added(Sending):
     """What `Transport` adds to paramiko's; its dict would double in size for them."""
 
     __slots__ = (
@@ -75,8 +75,8 @@ class _Added:
         "freed_at",
         "full",
         "on_end",
-        "patience",
-        "why",
+        "secrets",
+        "verify",
     )
 
 
@@ -85,6 +85,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
 
     Args:
         sock: The connected socket.
+        timeout: Seconds that the far side has for one step of its part, `connect_timeout`.
         keepalive: Seconds of silence after which the far side is asked whether it is
             there; 0 never asks.
         alive_count: Unanswered questions after which the connection is dead.
@@ -94,12 +95,13 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     Attributes:
         disconnected: The code with which the far side ended the connection, if it did.
         freed_at: When a channel was last closed here, in monotonic seconds.
+        verify: Judges `host_key`, or raises; called for each key that another exchange
+            shows. None before the first is judged.
         full: Whether the last channel that was refused was one too many; else one that
             had been closed a moment before may still have counted on the far side.
-        patience: Seconds that the far side may take nothing of what is written before the
-            connection counts as dead; None leaves that to the keepalive.
     """
 
+    _channel_counter: int
     _preferred_compression = ("none",)
     # The name that RFC 8731 gave to what has another one in paramiko.
     _kex_info: ClassVar[dict[str, Any]] = _with_rfc_8731(paramiko.Transport._kex_info)
@@ -120,10 +122,12 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self,
         sock: Any,
         *,
+        timeout: float,
         keepalive: float,
         alive_count: int,
         on_quiet: Callable[[], bool],
     ) -> None:
+        self._begin_sending(timeout)
         self._active_check_timeout = keepalive or 30.0
         super().__init__(
             sock,
@@ -137,12 +141,10 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         self._preferred_ciphers = tuple(name for name in CIPHERS if name in known)
         self._preferred_macs = tuple(name for name in MACS if name in self._mac_info)
         self.packetizer.quiet = self._quiet
-        self.packetizer.before_waiting = self._wake
+        self.packetizer.before_waiting = self._before_waiting
         self.packetizer.gives_up = self._gives_up
-        self.patience: float | None = None
-        self.clear_to_send_timeout = 60.0
+        self.verify: Callable[[], object] | None = None
         self.disconnected: int | None = None
-        self.why: str | None = None
         self.secrets: tuple[Secret | None, ...] = ()  # that the host has been sent
         self._refusals = 0
         self.full = False
@@ -158,6 +160,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         # paramiko knows channels weakly; here they stay until the far side has closed
         # them, and with them their number.
         self._open: dict[int, Any] = {}
+        self._channels = _Channels()
         self._to_wake: dict[Any, None] = {}  # the reading thread's own
 
     @property
@@ -186,6 +189,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
                     channel.answered(RefusedError(0, "the connection broke"))
                 channel._unlink()
             self._wake()
+            self.verify = None  # no circle of references
             with contextlib.suppress(OSError, EOFError):
                 self.sock.close()
             if self.completion_event is not None:
@@ -226,6 +230,21 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if "SSH protocol banner" in text and not self.remote_version:
             return "the host closed the connection before its banner"
         return mask_text(text, self.secrets) or type(error).__name__
+
+    def _auth_trigger(self) -> None:
+        super()._auth_trigger()
+        self._be_patient()
+
+    def _verify_key(self, host_key: bytes, signature: bytes) -> None:
+        """Check the key of an exchange, before anything is sent under it."""
+        super()._verify_key(host_key, signature)
+        if self.verify is not None:
+            try:
+                self.verify()
+            except Exception as error:
+                raise paramiko.SSHException(
+                    f"with new keys came another host key: {error}"
+                ) from error
 
     # Channels
 
@@ -276,7 +295,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         Raises:
             RefusedError: The far side does not allow it.
             BrokenError: The connection is gone: nothing was started.
-            TimeoutError: No answer, and nothing else was heard for `timeout` seconds.
+            TimeoutError: No answer, and nothing else was heard for `timeout` seconds; or
+                no answer for `MOST_PATIENT` times that.
         """
         message = Message()
         message.add_byte(common.cMSG_CHANNEL_OPEN)
@@ -288,6 +308,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
             channel.chanid = number
             channel._set_transport(self)
             channel._set_window(WINDOW, PACKET)
+            channel.granted = WINDOW
             self._channels.put(number, channel)
             self._open[number] = channel
             self.channels_seen[number] = True
@@ -303,7 +324,11 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
                 while not channel.opened and channel.refused is None:
                     if not self.active:
                         raise BrokenError(self.reason())
-                    left = timeout - (time.monotonic() - max(asked_at, self.heard_at))
+                    now = time.monotonic()
+                    left = min(
+                        timeout - (now - max(asked_at, self.heard_at)),
+                        MOST_PATIENT * timeout - (now - asked_at),
+                    )
                     if left <= 0:
                         raise TimeoutError
                     if not wanted():
@@ -330,6 +355,14 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         at: float = self.packetizer.heard_at
         return at
 
+    def _next_channel(self) -> int:
+        """Return a number that no channel has. Under the lock."""
+        number: int = self._channel_counter
+        while number in self._open:
+            number = (number + 1) & 0xFFFFFF
+        self._channel_counter = (number + 1) & 0xFFFFFF
+        return number
+
     def forget(self, number: int) -> None:
         """Forget a channel that both sides have closed."""
         with self.lock:
@@ -342,12 +375,12 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
 
     def _parse_channel_open_success(self, m: Any) -> None:
         channel = self._open.get(m.get_int())
-        if channel is not None:
+        if channel is not None and not channel.opened:
             channel._set_remote_channel(m.get_int(), m.get_int(), m.get_int())
             channel.answered(None)
             self._refusals = 0
             if channel.unwanted:
-                self.send_if_possible(channel.close_message())
+                self.post(channel.close_message())
 
     def _parse_channel_open_failure(self, m: Any) -> None:
         channel = self._open.get(m.get_int())
@@ -376,60 +409,13 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if self.why is None:
             self.why = f"the host hung up: {words}" if words else "the host hung up"
 
+    def _before_waiting(self) -> None:
+        self._wake()
+        if self._posted:
+            self.send_posted()
+
     def _parse_debug(self, m: Any) -> None:
         """Let it pass: paramiko spells it out byte by byte, for a log that is off."""
-
-    # Sending
-
-    def send_together(self, messages: Sequence[Any]) -> None:
-        """Send messages with one write; wait while keys are exchanged anew.
-
-        Raises:
-            BrokenError: The connection is gone.
-        """
-        deadline = time.monotonic() + self.clear_to_send_timeout
-        while True:
-            self.clear_to_send.wait(1.0)
-            if not self.active:
-                raise BrokenError(self.reason())
-            with self.clear_to_send_lock:
-                if self.clear_to_send.is_set():
-                    try:
-                        if len(messages) == 1:
-                            self._send_message(messages[0])
-                        else:
-                            with self.packetizer.together():
-                                for message in messages:
-                                    self._send_message(message)
-                    except EOFError as error:
-                        raise BrokenError(self.reason()) from forget_frames(error)
-                    except Exception as error:
-                        # paramiko's frames have the plain messages.
-                        forget_frames(error)
-                        raise
-                    return
-            if time.monotonic() > deadline:
-                raise BrokenError("the exchange of new keys hung")
-
-    def hurry(self, seconds: float) -> None:
-        """Have no thread wait longer than that to write: there is something to end."""
-        self.patience = seconds
-        if isinstance(self.sock, Tunnel):
-            self.sock.transport.hurry(seconds)
-
-    def _gives_up(self, stuck: float) -> bool:
-        """Return whether a writer that has been stuck so long shall give up."""
-        if self.patience is None or stuck < self.patience:
-            return False
-        self.why = f"the host has taken nothing for {stuck:.3g} s"
-        self.active_end()
-        return True
-
-    def send_if_possible(self, message: Any) -> None:
-        """Send from the reading thread, but never wait there for another writer."""
-        if self.active and self.clear_to_send.is_set() and self.packetizer.free_to_write():
-            with contextlib.suppress(EOFError):
-                self._send_message(message)
 
     # Silence
 
@@ -452,7 +438,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         message.add_byte(common.cMSG_GLOBAL_REQUEST)
         message.add_string("keepalive@openssh.com")
         message.add_boolean(True)
-        self.send_if_possible(message)
+        if not self._posted:
+            self.post(message)
 
     # The end
 
@@ -468,14 +455,26 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         if threading.current_thread() is not self:
             self.join(10.0)
 
-    def active_end(self) -> None:
-        """Begin to close it; do not wait."""
-        self.packetizer.close()
-
     def abandon(self) -> None:
         """Drop it in a forked child: the parent goes on using the line."""
         self.active = False
         self.packetizer.forget()
+
+
+class _Channels(paramiko.transport.ChannelMap):  # type: ignore[misc]
+    """The channels as the reading thread looks them up."""
+
+    def get(self, chanid: int) -> Any:
+        """Return a channel.
+
+        Raises:
+            SSHException: There is none: the host speaks of one that it has closed, or that
+                never was.
+        """
+        channel = super().get(chanid)
+        if channel is None:
+            raise paramiko.SSHException(f"something for channel {chanid}, which is not open")
+        return channel
 
 
 def _wait_at_most(sock: socket.socket, seconds: float) -> None:

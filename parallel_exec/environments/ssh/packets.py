@@ -91,7 +91,7 @@ class Packetizer(packet.Packetizer):  # type: ignore[misc]
         self.heard_at = time.monotonic()
         self.quiet: Callable[[], object] = lambda: None
         self.before_waiting: Callable[[], object] = lambda: None
-        self.gives_up: Callable[[float], bool] = lambda seconds: False
+        self.gives_up: Callable[[float], bool] = lambda began: False
 
     def start_handshake(self, timeout: float) -> None:
         """Start no timer thread: who waits for the handshake has a deadline."""
@@ -252,20 +252,18 @@ class Packetizer(packet.Packetizer):  # type: ignore[misc]
             self._together.append(out)
             return
         view = memoryview(out)
-        stuck_since: float | None = None
-        while view:
+        began = time.monotonic()
+        while True:
             try:
                 sent = self._sock.send(view)
-                stuck_since = None
             except (TimeoutError, BlockingIOError):
                 sent = 0
-                now = time.monotonic()
-                stuck_since = now if stuck_since is None else stuck_since
-                if self.closed or self.gives_up(now - stuck_since):
-                    raise EOFError from None
             except Exception as error:
                 raise EOFError(str(error)) from error
-            if sent == 0 and self.closed:
+            if sent == len(view):
+                return
+            # Also where a little goes each time: it may be on purpose.
+            if self.closed or self.gives_up(began):
                 raise EOFError
             view = view[sent:]
 
@@ -280,11 +278,3 @@ class Packetizer(packet.Packetizer):  # type: ignore[misc]
             finally:
                 self._together = None
             self.write_all(b"".join(parts))
-
-    def free_to_write(self) -> bool:
-        """Return whether no other thread is in the middle of writing."""
-        lock = self._Packetizer__write_lock
-        if not lock.acquire(blocking=False):
-            return False
-        lock.release()
-        return True

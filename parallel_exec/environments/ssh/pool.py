@@ -721,6 +721,7 @@ class HostPool:
         made: list[Connection] = []
         transport = Transport(
             sock,
+            timeout=timeout,
             keepalive=interval,
             alive_count=config.alive_count,
             on_quiet=lambda: bool(made) and self._quiet(made[0]),
@@ -750,6 +751,7 @@ class HostPool:
                     f"{self.name}: {told or error}", environment=self.name
                 ) from error
             self._verify(transport, config)
+            transport.verify = lambda: self._verify(transport, config)
             try:
                 login(transport, self.settings, config, max(0.001, deadline - time.monotonic()))
             except (ConnectError, HostError) as error:

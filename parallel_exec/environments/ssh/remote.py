@@ -53,7 +53,7 @@ OWN_SESSION = f"command -v setsid >/dev/null&&exec setsid /bin/sh -c '{_READ}';{
 LONGEST_LINE = 16384
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_WORD = re.compile(rb" ([a-z0-9]+)\r?\n")
+_WORD = re.compile(rb" ([a-z0-9]{1,10})\r?\n")  # a word of the orders, or a process id
 _NOT_ALIKE = re.compile(r"[\\!\n]")  # a backslash in fish, the others in csh
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 

@@ -516,7 +516,7 @@ class Running:
         channel = self._channel
         assert channel is not None
         status, signal = channel.status, channel.signal
-        started = self._ready.word == "ok"
+        started = self._ready.word == "ok" and not any(self._heads)
         if self._why is None and not started:
             self._say_why_not(channel)
         delivered = threading.Event()

@@ -176,6 +176,8 @@ class Honest:
 
     version = VERSION
     methods = METHODS  # the ways to log in
+    server: Hostile  # where it happens; set when that starts
+    room: int | None = None  # bytes that the system takes of a connection before they are read
 
     def raw(self, line: Line) -> bool:
         """Talk in bytes; return whether that was all, so that no handshake follows."""
@@ -197,6 +199,10 @@ class Honest:
 
     def answered(self, user: str, answers: list[str]) -> Any:
         """Return what follows on the answers: as `login`, or as `ask`."""
+        return True
+
+    def opening(self, transport: Any) -> bool:
+        """Return whether a request to open a channel is answered."""
         return True
 
     def command(self, session: Session) -> None:
@@ -222,6 +228,7 @@ class Hostile:
 
     def __init__(self, behaviour: Honest, base: Path) -> None:
         self.behaviour = behaviour
+        behaviour.server = self
         self.over = threading.Event()
         self.lines: list[bytes] = []
         self.faults: list[str] = []
@@ -234,6 +241,8 @@ class Hostile:
         self._sockets: list[socket.socket] = []
         self._transports: list[Any] = []
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=500)
+        if behaviour.room is not None:
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, behaviour.room)
         self.port: int = self._listener.getsockname()[1]
         self.known_hosts = base / f"known-{self.port}"
         words = (base / "host.pub").read_text().split()[:2]
@@ -366,6 +375,10 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
     def _parse_newkeys(self, m: Any) -> None:
         paramiko.Transport._parse_newkeys(self, m)
         self.behaviour.exchanged(self)
+
+    def _parse_channel_open(self, m: Any) -> None:
+        if self.behaviour.opening(self):
+            paramiko.Transport._parse_channel_open(self, m)
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         pass

@@ -149,7 +149,7 @@ def test_network_cut_under_much_input(sshd: Server) -> None:
             looks: list[bool] = []
 
             def stuck() -> bool:
-                looks.append(transport.packetizer.free_to_write())
+                looks.append(not transport.clear_to_send_lock.locked())
                 return len(looks) >= 50 and not any(looks[-50:])
 
             wait_until(stuck, "one of them is stuck")

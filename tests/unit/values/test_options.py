@@ -25,7 +25,7 @@ face: Any = px  # what is wrong here is not for type checkers
         (lambda: face.run("true", hosts="a"), "px.hosts(hosts).run(...)"),
         (lambda: face.all([], max_workers=3), "all has no option max_workers= (given 3): use"),
         (
-            lambda: face.race([], timeouts=3),
+            lambda: face.race(["true"], timeouts=3),
             "did you mean timeout=?",
         ),
         (lambda: face.as_completed([], n_jobs=2), "as_completed has no option n_jobs="),

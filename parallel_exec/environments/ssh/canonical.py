@@ -6,10 +6,13 @@ import ipaddress
 import socket
 from collections.abc import Mapping, Sequence
 
+from parallel_exec.environments.ssh import names
 from parallel_exec.environments.ssh.config_file import matches
 from parallel_exec.errors import ConfigError, ConnectError
 
 __all__ = ["canonical"]
+
+ANSWER_S = 15.0  # for the name servers, for each name
 
 Values = Mapping[str, Sequence[str]]
 
@@ -71,8 +74,8 @@ def _is_address(host: str) -> bool:
 def _look_up(name: str) -> str | None:
     """Return the name that DNS has for `name`, or None if it does not resolve."""
     try:
-        found = socket.getaddrinfo(name, None, 0, socket.SOCK_STREAM, 0, socket.AI_CANONNAME)
-    except (OSError, UnicodeError):
+        found = names.addresses(name, None, 0, within=ANSWER_S, flags=socket.AI_CANONNAME)
+    except (OSError, UnicodeError, ConnectError):
         return None
     return found[0][3].rstrip(".").lower() or name.rstrip(".")
 

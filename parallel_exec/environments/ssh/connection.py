@@ -31,6 +31,7 @@ __all__ = ["BrokenError", "Transport", "choose"]
 
 WINDOW = 16 << 20  # a channel's unread bytes: 16 MiB fill 300 MB/s at 50 ms
 PACKET = 256 << 10  # with packets of 32 KiB that window is slow on loopback
+HURRY_S = 8.0  # for a host to take what is written, once something is to be ended: see `ending`
 A_MOMENT_S = 0.1  # from a channel's end to when it surely no longer counts there
 REFUSALS = 10  # in a row are no accident
 
@@ -261,7 +262,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
         channel = CommandChannel(0)
 
         def wake() -> None:
-            self.hurry(timeout)
+            self.hurry(min(timeout, HURRY_S))
             channel.poke()
 
         register(wake)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from parallel_exec.environments import room
+from parallel_exec.environments.ssh import names
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
 from parallel_exec.reactor import loop as reactor
@@ -32,15 +33,26 @@ LOOK_S = 0.2  # how often it is looked whether the attempt is still wanted
 FAMILIES = {"any": socket.AF_UNSPEC, "inet": socket.AF_INET, "inet6": socket.AF_INET6}
 
 
-def lookup(host: str, port: int, family: str) -> list[Address]:
+def lookup(
+    host: str,
+    port: int,
+    family: str,
+    timeout: float,
+    wanted: Callable[[], bool] = lambda: True,
+) -> list[Address]:
     """Return the addresses of a name, families alternating (RFC 8305).
 
+    Args:
+        timeout: Seconds for the name servers to answer.
+        wanted: Asked now and then whether to go on.
+
     Raises:
-        ConnectError: The name does not resolve.
+        ConnectTimeoutError: No name server answered in time.
+        ConnectError: The name does not resolve, or it is no longer wanted.
     """
     try:
-        found = socket.getaddrinfo(
-            host, port, FAMILIES.get(family, socket.AF_UNSPEC), socket.SOCK_STREAM
+        found = names.addresses(
+            host, port, FAMILIES.get(family, socket.AF_UNSPEC), within=timeout, wanted=wanted
         )
     except (socket.gaierror, UnicodeError) as error:
         if room.get().short_lately():  # which looks like a name that is not known

@@ -962,7 +962,9 @@ class _Route:
         if self._pool.settings.jump is None and config.proxy_command is not None:
             return (config.proxy_command,)
         with self._named():
-            self._addresses = dial.lookup(config.host_name, config.port, config.address_family)
+            self._addresses = dial.lookup(
+                config.host_name, config.port, config.address_family, self._timeout, self._wanted
+            )
         return dial.endpoint(self._addresses[0])
 
     def open(self) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import parallel_exec as px
 from parallel_exec.environments.ssh import dial, sending
 from parallel_exec.environments.ssh.border import common, paramiko
 from parallel_exec.errors import (
@@ -98,6 +99,31 @@ def test_a_count_without_the_things_counted(hostile: Serve) -> None:
 
     with memory_below(8 * MIB), pytest.raises(ConnectError, match="ends early"):
         hostile(Counts()).host(connect_timeout=600).run("true")
+
+
+def test_a_name_server_that_does_not_answer(
+    hostile: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It counts against `connect_timeout`, whatever bound the system's resolver has."""
+    gate = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def silent(host: str, *given: Any) -> Any:
+        if host == "far.invalid" and not given[-1] & socket.AI_NUMERICHOST:
+            gate.wait()
+        return look_up(host, *given)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    server = hostile(Honest())
+    try:
+        with (
+            px.SSH("someone@far.invalid", **server.options, connect_timeout=0.3) as far,
+            pytest.raises(ConnectTimeoutError, match=r"no name server answered for far\.invalid"),
+        ):
+            far.run("true")
+        assert server.host().run("true").ok
+    finally:
+        gate.set()
 
 
 # After the login: the host

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -67,7 +68,8 @@ def make_sshd(base: Path, who: Account, request: pytest.FixtureRequest) -> Itera
         def make(who: Account = who, **settings: Any) -> Server:
             nonlocal count
             count += 1
-            folder = base / f"{request.node.name[:40]}-{count}".replace("/", "_")
+            # sshd reads patterns in the names of its files.
+            folder = base / re.sub(r"[^\w-]", "_", f"{request.node.name[:40]}-{count}")
             return stack.enter_context(server.openssh(folder, who, **settings))
 
         yield make

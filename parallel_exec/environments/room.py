@@ -137,14 +137,15 @@ class Room:
         self._short_at = time.monotonic()
         return any(function() for function in self._give_way)
 
-    def pause(self, wait: Callable[[float], object]) -> bool:
+    def pause(self, wait: Callable[[float], object], *, own: int = 0) -> bool:
         """Wait a little after the system has refused something; return False if nothing of
         ours can end that would change it.
 
         Args:
             wait: Waits so many seconds.
+            own: How many connections do not count, since they end after who waits.
         """
-        if not self.give_way() and not self.held:
+        if not self.give_way() and self.held <= own:
             return False
         wait(LOOK_S)
         return True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import re
 import threading
 import time
@@ -18,8 +17,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
-from parallel_exec import reactor
-from parallel_exec.environments import threads
 from parallel_exec.environments.base import Stop, Ticket
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
@@ -27,10 +24,12 @@ from parallel_exec.environments.ssh import remote
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError
 from parallel_exec.environments.ssh.connection import BrokenError, Transport
 from parallel_exec.environments.ssh.ending import Ending, Sessions
+from parallel_exec.environments.ssh.feeding import CHUNK, Input
 from parallel_exec.environments.ssh.pool import HostPool, Lease
 from parallel_exec.errors import (
     AuthenticationError,
     CommandNotFoundError,
+    CommandStartError,
     ConnectError,
     ConnectTimeoutError,
     ExecutorClosedError,
@@ -46,7 +45,6 @@ __all__ = ["How", "Running"]
 
 log = logging.getLogger("parallel_exec")
 
-CHUNK = 256 * 1024  # bytes of input that are read from a file at once
 SUDO_TRIES = 1  # a second question means that the answer was wrong
 EXPIRED = "password has expired"  # sshd says it in English, whatever the language there
 SHELL_S = 5.0  # for a login shell to begin, where the command is to be ended already
@@ -120,7 +118,7 @@ class Running:
         self._over = False
         self._started_at = 0.0
         self._began = 0.0
-        self._input: _Input | None = None
+        self._input: Input | None = None
         self._gates: list[Callable[[], bool]] = []
         self._why: Stopped | None = None
         self._stopped_at = 0.0
@@ -283,13 +281,19 @@ class Running:
             gates.append(Hidden(b""))
         tail = b"\x04" if how.pty else b""
         now = Hidden(first + bytes(given.reveal()))
-        self._input = _Input(now, gates, data, tail, self._poke)
+        self._input = Input(now, gates, data, tail, self._poke)
         try:
             if not self._input.begin(self._stop, self._ticket.strained):
                 return False
         except RuntimeError as error:
             raise ExecutorClosedError(
                 f"did not start ({error}): {plain(command)}", environment=how.name
+            ) from error
+        except OSError as error:
+            raise CommandStartError(
+                f"did not start ({error.strerror}): {plain(command)}",
+                errno=error.errno,
+                environment=how.name,
             ) from error
         begin = self._input.peek()
         sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
@@ -398,7 +402,7 @@ class Running:
             self._begin_end(self._command.kill_after, time.monotonic())
         self._wait_for_ending(channel)
 
-    def _why_stop(self, source: _Input) -> Stopped | None:
+    def _why_stop(self, source: Input) -> Stopped | None:
         """Return why the command is to be ended, if it is."""
         if self._stop.reason is not None:
             return self._stop.reason
@@ -459,7 +463,7 @@ class Running:
         known = channel.status is not None or channel.signal is not None
         return known and (channel.ended or not self._ends)
 
-    def _sendable(self, channel: CommandChannel, source: _Input) -> bool:
+    def _sendable(self, channel: CommandChannel, source: Input) -> bool:
         return channel.out_window_size > 0 and not channel.eof_sent and source.ready()
 
     def _answer_sudo(self, question: int) -> bool:
@@ -679,166 +683,3 @@ class _Places:
     def __exit__(self, *exc: object) -> None:
         if self.lease is not None:
             self.lease.give_back()
-
-
-class _Input:
-    """What a command reads: orders first, then bytes or a file, then the end.
-
-    It belongs to the command's thread. A file that may block is read by a thread of its
-    own, one chunk ahead.
-
-    Args:
-        first: What can go at once.
-        gates: What may only go when a gate is opened, one after the other; the data
-            follow the last.
-        data: The command's own input.
-        tail: What ends it, on a terminal.
-        poke: Called when a chunk has been read ahead.
-    """
-
-    def __init__(
-        self,
-        first: Hidden,
-        gates: list[Hidden],
-        data: Hidden | FileReader,
-        tail: bytes,
-        poke: Callable[[], object],
-    ) -> None:
-        self._now = memoryview(first.reveal())
-        self._gates = gates
-        self._poke = poke
-        self._tail = tail
-        self._data = bytes(data.reveal()) if isinstance(data, Hidden) else b""
-        self._file = None if isinstance(data, Hidden) else data
-        self._next: bytes | None = None  # from the thread that reads a file
-        self._ended = self._file is None
-        self.error: Exception | None = None
-        self._wanted = threading.Semaphore(0)
-        self._closed = False
-        self._wakes: tuple[int, int] | None = None  # a pipe: closed here, its reader looks up
-        self._reads_ahead = False  # by a thread
-        if self._file is not None and not self._file.at_hand:
-            if self._file.waits:
-                self._wakes = os.pipe()
-            self._reads_ahead = True
-        if not gates:
-            self._begin_data()
-
-    def begin(self, stop: Stop, strained: Callable[[BaseException], object]) -> bool:
-        """Begin to read ahead, if that needs a thread; return False if stopped before.
-
-        Raises:
-            RuntimeError: The interpreter exits: no thread starts any more.
-        """
-        if not self._reads_ahead:
-            return True
-        wanted_by = -1 if self._wakes is None else self._wakes[1]
-
-        def make() -> threading.Thread:
-            return reactor.Thread(
-                target=self._read_ahead,
-                args=(wanted_by,),
-                name="parallel_exec input",
-                daemon=True,
-            )
-
-        thread = None
-        try:
-            thread = threads.start(make, stop, strained)
-        finally:
-            if thread is None and wanted_by >= 0:
-                os.close(wanted_by)
-        return thread is not None
-
-    @property
-    def last(self) -> bool:
-        """Whether nothing follows what `peek` shows."""
-        return (
-            self._ended
-            and self._next is None
-            and self.error is None
-            and not self._data
-            and not self._tail
-            and not self._gates
-        )
-
-    def add(self, data: Hidden) -> None:
-        """Have `data` go before the next gate."""
-        self._now = memoryview(bytes(self._now) + bytes(data.reveal()))
-
-    def open_gate(self) -> None:
-        """Let go what waits behind the next gate."""
-        self.add(self._gates.pop(0))
-        if not self._gates:
-            self._begin_data()
-
-    def ready(self) -> bool:
-        """Return whether there is something to send, the end included."""
-        if self._now:
-            return True
-        if self._gates or self.error is not None:  # no end where it broke off
-            return False
-        return not self._reads_ahead or self._next is not None or self._ended
-
-    def peek(self) -> Hidden:
-        """Return what comes next, as much as is at hand."""
-        if not self._now and not self._gates:
-            self._refill()
-        return Hidden(self._now)
-
-    def sent(self, size: int) -> None:
-        """Note how much of what `peek` returned has gone."""
-        self._now = self._now[size:]
-
-    def _begin_data(self) -> None:
-        # Little goes along with what is before it; much is not copied for that.
-        if self._file is None and len(self._data) <= CHUNK:
-            self._now = memoryview(b"".join((self._now, self._data, self._tail)))
-            self._data = self._tail = b""
-
-    def close(self) -> None:
-        """Want nothing more."""
-        self._closed = True
-        self._poke = _nobody
-        self._wanted.release()
-        if self._wakes is not None:
-            os.close(self._wakes[0])
-            self._wakes = None
-
-    def _refill(self) -> None:
-        if self._data:
-            self._now, self._data = memoryview(self._data), b""
-        elif self._reads_ahead:
-            data, self._next = self._next, None
-            if data is not None:
-                self._now = memoryview(data)
-                self._wanted.release()
-        elif not self._ended:
-            data = self._read(-1)
-            self._now = memoryview(data)
-            self._ended = not data
-        if not self._now and self._ended and self._next is None and self.error is None:
-            self._now, self._tail = memoryview(self._tail), b""
-
-    def _read(self, wanted_by: int) -> bytes:
-        assert self._file is not None
-        try:
-            return self._file.read(wanted_by)
-        except Exception as error:
-            self.error = error
-            return b""
-
-    def _read_ahead(self, wanted_by: int) -> None:
-        try:
-            while not self._closed:
-                data = self._read(wanted_by)
-                if not data:
-                    break
-                self._next = data
-                self._poke()
-                self._wanted.acquire()
-        finally:
-            if wanted_by >= 0:
-                os.close(wanted_by)
-            self._ended = True
-            self._poke()

@@ -129,6 +129,60 @@ first.close()
     assert said == "CommandTimeoutError True\n"
 
 
+def test_input_waits_for_descriptors(sshd: Server) -> None:
+    """A pipe that is read ahead needs some: while another connection may end, they are waited
+    for; else the command has not started.
+    """
+    said = program(
+        sshd,
+        """
+first, second = host(0), host(1)
+first.run("true")
+read, write = os.pipe()
+os.write(write, b"hello")
+os.close(write)
+file = open(read, "rb")
+held = []
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    pass
+try:
+    first.run("cat", input=file)
+except px.errors.CommandStartError as error:
+    print("did not start" in str(error), error.errno)
+for fd in held:
+    os.close(fd)
+busy = second.submit("sleep 1000; true", kill_after=0)
+while not second._pool or not second._pool._connections:
+    busy.done()
+held.clear()
+try:
+    while True:
+        held.append(os.dup(0))
+except OSError:
+    pass
+limit = px.AIMDController(initial=2, max_limit=2)
+outcomes = []
+task = first.command("cat", input=file)
+thread = threading.Thread(target=lambda: outcomes.extend(px.all_settled([task], concurrency=limit)))
+thread.start()
+while not limit.statistics().strained and not outcomes:
+    pass
+for fd in held:
+    os.close(fd)
+thread.join()
+print(outcomes[0].value.stdout)
+file.close()
+busy.cancel()
+first.close()
+second.close()
+""",
+    )
+    assert said == "True 24\nb'hello'\n"
+
+
 def test_commands_of_this_machine_have_idle_connections_give_way(sshd: Server) -> None:
     """They need descriptors as well, and what nobody uses must not keep them."""
     said = program(

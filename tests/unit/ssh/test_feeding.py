@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from parallel_exec.environments.ssh.running import CHUNK, _Input
+from parallel_exec.environments.ssh.feeding import CHUNK, Input
 from parallel_exec.values.secret import Hidden
 
 
@@ -14,7 +14,7 @@ from parallel_exec.values.secret import Hidden
 def test_orders_then_data_then_the_end(orders: bytes, tail: bytes, size: int) -> None:
     """Each byte once, whatever goes at a time; much data is sent from where it is."""
     data = bytes(size)
-    source = _Input(Hidden(orders), [], Hidden(data), tail, lambda: None)
+    source = Input(Hidden(orders), [], Hidden(data), tail, lambda: None)
     out = b""
     objects = []
     while not source.last or source.peek():

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import threading
 import time
 from collections import deque
@@ -165,6 +164,8 @@ class Room:
 
     def _fits(self) -> bool:
         """Return whether there is a descriptor for one more. Under the lock."""
+        import resource  # not at import: Windows has none
+
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         if most == resource.RLIM_INFINITY:
             return True

@@ -27,7 +27,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from parallel_exec.errors import CommandStartError
-from parallel_exec.reactor import busy, lifecycle, poller, threads
+from parallel_exec.reactor import busy, lifecycle, poller, system, threads
 from parallel_exec.reactor.mishaps import report
 
 __all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
@@ -321,10 +321,11 @@ def get() -> Reactor:
     """Return the process's reactor. A forked child gets its own.
 
     Raises:
-        CommandStartError: There are no descriptors for it.
+        CommandStartError: There are no descriptors for it, or the system is not one for it.
     """
     reactor = _made.get("")
     if reactor is None:
+        system.check()
         try:
             made = Reactor()
         except OSError as error:
@@ -341,6 +342,7 @@ def at_work() -> Reactor:
     Raises:
         CommandStartError: There is no thread for it, or there are no descriptors.
     """
+    system.check()  # each time: modules may be replaced when it is there already
     reactor = get()
     if reactor._ident is None and not reactor._owner.locked():
         reactor._start()

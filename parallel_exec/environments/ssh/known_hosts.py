@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import hashlib
 import hmac
 import logging
@@ -187,6 +186,8 @@ class KnownHosts:
             ) from error
         try:
             with contextlib.suppress(OSError):  # no locks there; appending is still safe
+                import fcntl  # not at import: Windows has none
+
                 fcntl.flock(fd, fcntl.LOCK_EX)
             keys = self.find([name], [path])
             if _decide(keys, name, key_type, shown, key):

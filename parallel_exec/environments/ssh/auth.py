@@ -29,6 +29,7 @@ __all__ = ["login"]
 log = logging.getLogger("parallel_exec")
 
 PUBLICKEY, INTERACTIVE, PASSWORD = "publickey", "keyboard-interactive", "password"
+LAST_WORDS_S = 1.0  # for the reading thread to end once the connection is gone
 SIGNING_SHARE = 2 / 3  # of the time that is left, for an agent that may ask its user
 
 # Reasons of a disconnection (RFC 4253, 11.1) that refuse a login. sshd ends one after too
@@ -156,7 +157,8 @@ class _Login:
         answer = self._userauth.try_dialog(self._deadline)
         while isinstance(answer, Dialog):
             if answer.title or answer.instructions:
-                log.info("%s says: %s", self._name, said(f"{answer.title} {answer.instructions}"))
+                words = self._said(f"{answer.title} {answer.instructions}")
+                log.info("%s says: %s", self._name, words)
             replies = self._answers(answer, passwords)
             if replies is None:
                 return None
@@ -169,19 +171,23 @@ class _Login:
             return [passwords.pop()]
         prompt = self._settings.prompt
         if questions and prompt is None:
-            asked = " and ".join(map(prompts.shown, questions))
+            asked = " and ".join(f"'{self._said(question.text)}'" for question in questions)
             if dialog.instructions.strip():
-                asked += f" ('{said(dialog.instructions)}')"
-            self._note(f"the host asks {asked}, which prompt= can answer")
+                asked += f" ('{self._said(dialog.instructions)}')"
+            fitting = prompts.asks_for_password(questions, self._config.user)
+            way = "password= or prompt=" if fitting else "prompt="
+            self._note(f"the host asks {asked}, which {way} can answer")
             return None
         began = time.monotonic()
+        answers: list[Secret] = []
         try:
-            assert prompt is not None or not questions
-            return [
-                prompts.ask(prompt, question, lambda: bool(self._transport.active))
-                for question in questions
-                if prompt is not None
-            ]
+            for question in questions:
+                assert prompt is not None
+                told = f"'{self._said(question.text)}'"
+                answer = prompts.ask(prompt, question, told, lambda: bool(self._transport.active))
+                self._transport.secrets = (*self._transport.secrets, answer)
+                answers.append(answer)
+            return answers
         finally:
             # What the user takes is not the host's time.
             self._deadline += time.monotonic() - began
@@ -199,21 +205,24 @@ class _Login:
             self._tried.append(way.name)
             raise self._refused(str(error)) from error
         if outcome is not None and outcome.expired is not None:
-            self._note(
-                f"the password has expired and must be changed first: '{said(outcome.expired)}'"
-            )
+            words = self._said(outcome.expired)
+            self._note(f"the password has expired and must be changed first: '{words}'")
             return Outcome(methods=tuple(m for m in self._methods if m != PASSWORD))
         return outcome
 
     def _hung_up(self) -> bool:
         """Return whether the host itself ended the connection as its answer to a login."""
-        if self._transport.disconnected is not None:
-            return self._transport.disconnected in REFUSING
-        error = self._transport.saved_exception
+        transport = self._transport
+        transport.join(LAST_WORDS_S)  # a write may have failed before the last word was read
+        if transport.is_alive():
+            return False
+        if transport.disconnected is not None:
+            return transport.disconnected in REFUSING
+        error = transport.saved_exception
         gone = error is None or isinstance(error, EOFError)
         # A reset may be the network's. After a refusal it is the host's, that has had enough.
         reset = isinstance(error, OSError) and bool(self._tried)
-        return self._transport.why is None and (gone or reset)
+        return transport.why is None and (gone or reset)
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
@@ -235,8 +244,12 @@ class _Login:
         if end:
             text += f"; then {end}"
         elif self._known and self._methods:
-            text += f"; the host wants {' or '.join(map(said, self._methods))}"
-        words = mask_text(self._userauth.words, self._transport.secrets)
-        if words.strip():
-            text += f"; it says '{said(words)}'"
+            text += f"; the host wants {self._said(' or '.join(self._methods))}"
+        words = self._said(self._userauth.words)
+        if words:
+            text += f"; it says '{words}'"
         return AuthenticationError(text)
+
+    def _said(self, text: str) -> str:
+        """Return what the host said, without what it was sent before."""
+        return said(mask_text(text, self._transport.secrets))

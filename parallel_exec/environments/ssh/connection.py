@@ -406,7 +406,7 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     def _parse_disconnect(self, m: Any) -> None:
         """Keep what the far side says as it hangs up."""
         self.disconnected = m.get_int()
-        words = said(m.get_binary())
+        words = said(mask_text(m.get_binary().decode("utf-8", "replace"), self.secrets))
         if self.why is None:
             self.why = f"the host hung up: {words}" if words else "the host hung up"
 

@@ -23,7 +23,7 @@ from parallel_exec.environments.ssh.copying import Progress, shown
 from parallel_exec.environments.ssh.download import Download
 from parallel_exec.environments.ssh.pool import HostPool, Lease
 from parallel_exec.environments.ssh.sftp import NoSftpError, Sftp, StoppedError
-from parallel_exec.environments.ssh.sftp_packets import NonsenseError
+from parallel_exec.environments.ssh.sftp_packets import FAILURE, NonsenseError, StatusError
 from parallel_exec.environments.ssh.upload import Upload
 from parallel_exec.errors import (
     ConfigError,
@@ -43,6 +43,7 @@ __all__ = ["Progress", "get", "put"]
 
 SILENCES = 20  # times `connect_timeout`: how long a session may say nothing
 LEAST_SILENCE_S = 60.0
+ASKING_S = 5.0  # to ask for the reason of a failure
 
 Path = str | os.PathLike[str]
 
@@ -66,7 +67,7 @@ def put(
     home, path = _remote(for_host("target", there, pool.settings.destination.host))
     with _session(pool, name, timeout, stop) as sftp:
         job = Upload(sftp, name, preserve, progress)
-        with job.cleared(pool), _here(name):
+        with job.cleared(pool), _full_disk(sftp, name, path), _here(name):
             if local is None:
                 assert not isinstance(source, str | os.PathLike)
                 written = job.from_object(source, path)
@@ -202,6 +203,23 @@ def _channel(pool: HostPool, name: str, timeout: float, stop: Stop) -> tuple[Lea
             if channel is None:
                 lease.give_back()
     raise ConnectError(why, environment=name)
+
+
+@contextlib.contextmanager
+def _full_disk(sftp: Sftp, name: str, path: bytes) -> Iterator[None]:
+    """Say so where a failure that the server has no words for is a full disk."""
+    try:
+        yield
+    except FileTransferError as error:
+        refusal = error.__cause__
+        if isinstance(refusal, StatusError) and refusal.code == FAILURE:
+            with contextlib.suppress(BrokenError, StoppedError, NonsenseError):
+                sftp.hurry(ASKING_S)
+                if any(sftp.run(sftp.is_full(p)) for p in (path, os.path.dirname(path) or b".")):
+                    raise FileTransferError(
+                        f"{error}: the disk there is full", environment=name
+                    ) from refusal
+        raise
 
 
 @contextlib.contextmanager

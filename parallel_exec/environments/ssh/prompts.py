@@ -13,13 +13,12 @@ import unicodedata
 from collections.abc import Callable, Sequence
 
 from parallel_exec.environments.ssh.userauth import Question
-from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import AuthenticationError
 from parallel_exec.reactor import lifecycle
 from parallel_exec.text import plain_lines
 from parallel_exec.values.secret import Secret
 
-__all__ = ["Prompt", "ask", "asks_for_password", "shown"]
+__all__ = ["Prompt", "ask", "asks_for_password"]
 
 Prompt = Callable[[str, bool], str | Secret]
 
@@ -113,10 +112,11 @@ def _after_fork_in_child() -> None:
 lifecycle.at_fork("ssh prompts", _after_fork_in_child)
 
 
-def ask(prompt: Prompt, question: Question, wanted: Callable[[], bool]) -> Secret:
+def ask(prompt: Prompt, question: Question, told: str, wanted: Callable[[], bool]) -> Secret:
     """Return the user's answer to a question; `prompt` is called by one thread at a time.
 
     Args:
+        told: The question, as errors have it.
         wanted: Asked now and then whether somebody still waits for the answer.
 
     Raises:
@@ -126,23 +126,23 @@ def ask(prompt: Prompt, question: Question, wanted: Callable[[], bool]) -> Secre
     turn = _turn
     while not turn.acquire(timeout=TURN_LOOK_S):
         if not wanted():
-            raise AuthenticationError(f"the host hung up before {shown(question)} was answered")
+            raise AuthenticationError(f"the host hung up before {told} was answered")
     try:
         answer = prompt("\n".join(plain_lines(question.text)), question.shown)
     except Exception as error:
         raise AuthenticationError(
-            f"prompt= raised {type(error).__name__} when the host asked {shown(question)}"
+            f"prompt= raised {type(error).__name__} when the host asked {told}"
         ) from error
     finally:
         turn.release()
     if not isinstance(answer, str | Secret):
         raise AuthenticationError(
             f"prompt= must give a str or a Secret, not {type(answer).__name__}, when the host"
-            f" asks {shown(question)}"
+            f" asks {told}"
         )
     secret = answer if isinstance(answer, Secret) else Secret(answer)
     if not _can_be_sent(secret):
-        raise AuthenticationError(f"what prompt= gave for {shown(question)} cannot be encoded")
+        raise AuthenticationError(f"what prompt= gave for {told} cannot be encoded")
     return secret
 
 
@@ -152,8 +152,3 @@ def _can_be_sent(secret: Secret) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def shown(question: Question) -> str:
-    """Return what is asked, in quotes, for an error."""
-    return f"'{said(question.text)}'"

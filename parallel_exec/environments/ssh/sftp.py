@@ -57,6 +57,7 @@ LARGEST_SIZE = 255 * 1024
 LARGEST_ANSWER = (256 << 10) + 1024  # OpenSSH takes and sends 256 KiB at most
 SHORT_ANSWER = 64 << 10  # where neither a file's bytes nor a listing were asked for
 NO_NAMES = bytes(4)
+LITTLE_ROOM = 64 << 10  # bytes: a full disk may have some that one write has not taken
 SENT_AT_ONCE = 128 * 1024  # bytes to write that are not held back for others to join
 
 T = TypeVar("T")
@@ -265,6 +266,19 @@ class Sftp:
             return Reader(answer[1]).attributes()
         self._refused(answer, NO_SUCH_FILE)
         return None
+
+    def is_full(self, path: bytes) -> Steps[bool]:
+        """Return whether the disk of a path has no room; False where the server does not say."""
+        if b"statvfs@openssh.com" not in self._extensions:
+            return False
+        name = packed(b"statvfs@openssh.com")
+        kind, body = yield self._ask(EXTENDED, name + packed(path))
+        if kind != EXTENDED_REPLY:
+            return False
+        reader = Reader(body)
+        numbers = [reader.large_number() for _ in range(8)]
+        room, inodes, inodes_left = numbers[1] * numbers[4], numbers[5], numbers[7]
+        return room < LITTLE_ROOM or (inodes > 0 and inodes_left == 0)
 
     def set(self, path: bytes, attributes: Attributes) -> Steps[None]:
         """Set mode and times of a path."""

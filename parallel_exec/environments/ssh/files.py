@@ -132,10 +132,11 @@ def _session(pool: HostPool, name: str, timeout: float, stop: Stop) -> Iterator[
     try:
         lease, channel = _channel(pool, name, timeout, stop)
         try:
-            silence = max(SILENCES * timeout, LEAST_SILENCE_S)
-            sftp = Sftp(channel, silence, lambda: stop.reason is not None)
+            sftp = Sftp(
+                channel, max(SILENCES * timeout, LEAST_SILENCE_S), lambda: stop.reason is not None
+            )
             try:
-                sftp.begin()
+                sftp.begin(max(timeout, LEAST_SILENCE_S))
                 yield sftp
             finally:
                 sftp.close()

@@ -202,9 +202,25 @@ class Folder:
             finally:
                 os.close(opened)
 
+    def replaceable(self, name: bytes) -> os.stat_result | None:
+        """Return what is known about what will be replaced by a file or a link, if there is any.
+
+        Raises:
+            OSError: It must not be: the device of root would be `/dev/null`.
+        """
+        with self.held() as fd, self.about(name):
+            try:
+                there = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
+            if stat.S_IFMT(there.st_mode) not in (stat.S_IFREG, stat.S_IFLNK, stat.S_IFDIR):
+                raise OSError(errno.EINVAL, "neither a file nor a directory")
+            return there  # a directory is not: the system says so
+
     def link(self, name: bytes, target: bytes) -> None:
         """Make a link, in the place of a file or a link there is."""
         temporary = temporary_name(name)
+        self.replaceable(name)
         with self.held() as fd, self.about(name):
             os.symlink(target, temporary, dir_fd=fd)
             try:
@@ -254,13 +270,15 @@ class Part:
         assert self._file is not None
         with self._folder.about(self._name):
             write_all(self._file, first)
-            if keep:
-                with contextlib.suppress(FileNotFoundError):
-                    before = os.stat(self._name, dir_fd=self._dir, follow_symlinks=False)
-                    if stat.S_ISREG(before.st_mode):
-                        ours = before.st_uid == os.geteuid()
-                        mode = before.st_mode & (0o777 if ours else mode)
-            os.fchmod(self._file.fileno(), mode)
+            before = self._folder.replaceable(self._name)
+            if keep and before is not None and stat.S_ISREG(before.st_mode):
+                ours = before.st_uid == os.geteuid()
+                mode = before.st_mode & (0o777 if ours else mode)
+            try:
+                os.fchmod(self._file.fileno(), mode)
+            except PermissionError:  # a file system without modes
+                if not keep:
+                    raise
             if times is not None:
                 os.utime(self._file.fileno(), times)
             self._file.close()

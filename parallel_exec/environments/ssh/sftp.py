@@ -111,12 +111,13 @@ class Sftp:
         self.read_size = self.write_size = USUAL_SIZE
         channel.take = self._take
 
-    def begin(self) -> None:
-        """Agree on the version and the sizes.
+    def begin(self, within: float) -> None:
+        """Agree on the version and the sizes, within so many seconds.
 
         Raises:
             NoSftpError: There is no SFTP server.
         """
+        self._over_at = time.monotonic() + within
         hello = struct.pack(">IBI", 5, INIT, 3)
         self._asked[-1] = LARGEST_ANSWER
         sent = self._channel.start_subsystem("sftp", hello)
@@ -146,6 +147,7 @@ class Sftp:
                 _, reads, writes = (reader.large_number() for _ in range(3))
                 self.read_size = max(USUAL_SIZE, min(LARGEST_SIZE, reads))
                 self.write_size = max(USUAL_SIZE, min(LARGEST_SIZE, writes))
+        self._over_at = None
 
     def hurry(self, timeout: float) -> None:
         """Go on although stopped, to clean up, but no longer than that in all."""
@@ -301,11 +303,14 @@ class Sftp:
             return
         try:
             yield from self._rename(old, new)
-        except StatusError:
+        except StatusError as error:
             # Version 3 does not rename over a file: for a moment there is none. It is put
             # aside rather than removed, since the second attempt may fail as well.
             aside = old + b".old"
-            yield from self._rename(new, aside)
+            try:
+                yield from self._rename(new, aside)
+            except StatusError:  # there is none
+                raise error from None
             try:
                 yield from self._rename(old, new)
             except StatusError:

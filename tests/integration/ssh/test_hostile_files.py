@@ -402,6 +402,22 @@ def test_a_pipe_that_is_called_a_file_costs_the_timeout(hostile: Serve, tmp_path
     assert names(tmp_path) == []
 
 
+def test_a_server_that_does_not_begin_is_given_up(
+    hostile: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the time to connect, or a minute, however it dribbles."""
+    monkeypatch.setattr(files, "LEAST_SILENCE_S", 0.5)
+
+    class Dribbles(Files):
+        def subsystem(self, session: Session) -> None:
+            session.out(struct.pack(">IBI", 50_000, sftp_packets.VERSION, 3))
+            while session.transport.is_active() and not session.server.over.wait(0.05):
+                session.out(b"x")
+
+    with pytest.raises(px.errors.ConnectionLostError, match="no answer"):
+        hostile(Dribbles({})).host(connect_timeout=0.5).get("f", io.BytesIO())
+
+
 def test_a_server_that_is_silent_is_given_up(
     hostile: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

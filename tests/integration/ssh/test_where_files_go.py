@@ -24,9 +24,9 @@ from tests.integration.ssh.server import ROOT, Server, run, wait_until
 
 
 @pytest.fixture
-def plain_umask() -> Iterator[None]:
-    """022, whatever the one of who runs the tests is."""
-    before = os.umask(0o022)
+def own_umask() -> Iterator[None]:
+    """One that few have."""
+    before = os.umask(0o026)
     yield
     os.umask(before)
 
@@ -226,7 +226,7 @@ MODES = [0o600, 0o640, 0o644, 0o666, 0o700, 0o755, 0o400, 0o777]
 DIRECTORY_MODES = [0o700, 0o755, 0o500, 0o711, 0o777]
 
 
-@pytest.mark.usefixtures("plain_umask")
+@pytest.mark.usefixtures("own_umask")
 def test_modes_from_a_host(sshd: Server, there: Path, tmp_path: Path) -> None:
     """That of the source, less the umask; with preserve that of the source."""
     host = sshd.backend()
@@ -243,7 +243,7 @@ def test_modes_from_a_host(sshd: Server, there: Path, tmp_path: Path) -> None:
         *((f"f{mode:o}", mode) for mode in MODES),
         *((f"d{mode:o}", mode) for mode in DIRECTORY_MODES),
     ]:
-        assert _modes(tmp_path / "plain" / name) == [mode & ~0o022], name
+        assert _modes(tmp_path / "plain" / name) == [mode & ~0o026], name
         assert _modes(tmp_path / "kept" / name) == [mode], name
     assert _modes(tmp_path / "plain", tmp_path / "kept") == [0o700] * 2
     host.get("there/f600", tmp_path / "one")
@@ -291,7 +291,7 @@ def test_no_set_id_bit_goes_to_a_host(sshd: Server, there: Path, tmp_path: Path)
     assert _modes(there / "a", there / "b") == [0o755, 0o711]
 
 
-@pytest.mark.usefixtures("plain_umask")
+@pytest.mark.usefixtures("own_umask")
 def test_what_is_replaced_here_keeps_its_mode(sshd: Server, there: Path, tmp_path: Path) -> None:
     """A private file does not become readable; what a link leads to gives it nothing."""
     host = sshd.backend()
@@ -303,7 +303,7 @@ def test_what_is_replaced_here_keeps_its_mode(sshd: Server, there: Path, tmp_pat
     (tmp_path / "open").chmod(0o4777)
     for name in ("private", "link"):
         host.get("there/f", tmp_path / name)
-    assert _modes(tmp_path / "private", tmp_path / "link") == [0o600, 0o644]
+    assert _modes(tmp_path / "private", tmp_path / "link") == [0o600, 0o640]
     assert (tmp_path / "open").read_text() == "old"
 
 
@@ -399,6 +399,18 @@ def test_pipes_on_a_host_are_not_replaced(sshd: Server, there: Path, tmp_path: P
     assert stat.S_ISFIFO((there / "p").stat().st_mode)
 
 
+def test_pipes_here_are_not_replaced(sshd: Server, there: Path, tmp_path: Path) -> None:
+    """By a file or by a link."""
+    host = sshd.backend()
+    run(host, "cd there; echo x > p; mkdir d; ln -s p d/q").check()
+    for name, source in (("p", "there/p"), ("q", "there/d/")):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(FileTransferError, match=f"/{name}: neither a file nor a directory"):
+            host.get(source, tmp_path)
+    assert all(stat.S_ISFIFO((tmp_path / name).lstat().st_mode) for name in ("p", "q"))
+    assert names(tmp_path) == ["p", "q"]
+
+
 def test_a_pipe_of_a_host_is_refused_at_once(sshd: Server, there: Path, tmp_path: Path) -> None:
     """Nobody waits for its other end, here or there; what is around it in a directory comes."""
     host = sshd.backend()
@@ -490,6 +502,22 @@ def test_a_full_disk_here_leaves_the_old_file(sshd: Server, there: Path, tmp_pat
             ),
             "the disk is free",
         )
+
+
+def test_a_new_file_that_cannot_be_renamed(hostile: Serve, tmp_path: Path) -> None:
+    """The error is the first one: there was nothing to put aside."""
+
+    class Old(Files):
+        extensions = ()
+
+        def answers(self, session: Session, kind: int, number: int, what: bytes, *rest: Any) -> Any:
+            if kind == sftp_packets.RENAME:
+                return [status(number, 2 if what == b"f" else 3)]
+            return super().answers(session, kind, number, what, *rest)
+
+    (tmp_path / "f").write_text("new")
+    with pytest.raises(FileTransferError, match="f: permission denied"):
+        hostile(Old({})).host().put(tmp_path / "f", "f")
 
 
 def test_a_server_that_cannot_rename_over_a_file(hostile: Serve, tmp_path: Path) -> None:

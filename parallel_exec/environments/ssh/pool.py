@@ -60,6 +60,9 @@ CONNECT_TIMEOUT_S = 15.0
 KEEPALIVE_S = 30.0
 MOST_CONNECTIONS = 64  # to one host
 CLEARING_S = 2.0  # that `close` gives the ending of what broken connections have left
+# What OpenSSH says in place of its banner when it has too many handshakes; the second, which
+# stands for the first since 10, also when it punishes an address (PerSourcePenalties).
+TOO_MANY = ("Exceeded MaxStartups", "Not allowed at this time")
 TRIES = 12  # of a handshake that is refused before anything ran
 DEEPEST_JUMP = 8
 BELIEF_S = 30.0  # after a refusal, how long the number of channels is believed
@@ -921,11 +924,10 @@ def _may_be_full(transport: Transport) -> bool:
         return False
     words = transport.packetizer.said() if not transport.remote_version else ""
     if words:
-        return "MaxStartups" in words
+        return any(refusal in words for refusal in TOO_MANY)
     error = transport.saved_exception
     if error is None or isinstance(error, EOFError | ConnectionError):
         return True
-    # "Exceeded MaxStartups" and silence both end as an unreadable banner.
     return isinstance(error, paramiko.SSHException) and "banner" in str(error).lower()
 
 

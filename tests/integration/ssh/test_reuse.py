@@ -188,6 +188,7 @@ def _close_at_once(backend: px.SSH) -> None:
     assert connecting == []
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_leaves_the_parents_connection_alone(sshd: Server) -> None:
     """The child makes one of its own."""
     backend = sshd.backend()
@@ -205,6 +206,7 @@ def test_a_fork_leaves_the_parents_connection_alone(sshd: Server) -> None:
     assert sshd.logins() == before + 1
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_fork_while_others_log_in(sshd: Server) -> None:
     """What the parent's threads hold at that moment, locks and handshakes, is free in the child."""
     empty = sshd.base / "empty"

@@ -197,7 +197,7 @@ class UserAuth(auth_handler.AuthHandler):  # type: ignore[misc]
     def _have_service(self, deadline: float) -> None:
         request = self._service_request()
         if request:
-            self._send(request, deadline)
+            self._send(request)
             self._wait(lambda: self._service, deadline)
 
     def _outcome(self, message: Any, deadline: float) -> Outcome:
@@ -220,22 +220,17 @@ class UserAuth(auth_handler.AuthHandler):  # type: ignore[misc]
         with self._changed:
             self._answer = None
             self._waiting = True
-        self._send(messages, deadline)
+        self._send(messages)
         answer = self._wait(lambda: self._answer, deadline)
         assert answer is not None
         return answer
 
-    def _send(self, messages: Sequence[Any], deadline: float) -> None:
+    def _send(self, messages: Sequence[Any]) -> None:
         broken = ""
-        # A host may begin to exchange keys anew, and not go on.
-        patience = self.transport.clear_to_send_timeout
-        self.transport.clear_to_send_timeout = deadline - time.monotonic()
         try:
             self.transport.send_together(messages)
         except BrokenError as error:
             broken = str(error)
-        finally:
-            self.transport.clear_to_send_timeout = patience
         if broken:  # raised here, it has no frames that hold the messages in plain
             raise ConnectError(broken)
 

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh.border import paramiko
 from parallel_exec.environments.ssh.packets import Packetizer
 from tests.integration.frames import hides_in_frames
 from tests.integration.ssh.hostile import Honest, Serve, Session
@@ -110,7 +109,7 @@ def test_no_frame_of_a_failed_login_holds_the_password(
     sshd: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Paramiko's frames have it plain: the error goes on without them."""
-    send = paramiko.Transport._send_message
+    send = Packetizer.send_message
 
     def fail(self: Any, message: Any) -> None:
         if b"hunter2" in message.asbytes():
@@ -118,7 +117,7 @@ def test_no_frame_of_a_failed_login_holds_the_password(
             raise Broken(f"no line for {len(plain)} bytes")
         send(self, message)
 
-    monkeypatch.setattr(paramiko.Transport, "_send_message", fail)
+    monkeypatch.setattr(Packetizer, "send_message", fail)
     options = {**sshd.options, "identity_file": []}
     with px.SSH(sshd.destination, **{**options, "password": SECRET}) as host:
         with pytest.raises(px.errors.ConnectError) as caught:

@@ -24,7 +24,9 @@ from parallel_exec.api.distribution import (
 )
 from parallel_exec.api.environments import Environment, Local, Runnable
 from parallel_exec.api.executor import ExecutedWithErrors, ParallelExecutor, TaskFailure
-from parallel_exec.api.group import Group, HostOutcomes, hosts
+from parallel_exec.api.group import Group
+from parallel_exec.api.host_outcomes import HostOutcomes
+from parallel_exec.api.hosts import hosts
 from parallel_exec.api.many import (
     DEFAULT_CONCURRENCY,
     AsCompleted,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 from parallel_exec.api.closing import Closing
-from parallel_exec.environments.base import Execution, Ticket
+from parallel_exec.environments.base import Backend, Execution, Ticket
 from parallel_exec.environments.local import LocalBackend
+from parallel_exec.environments.local.backend import no_sudo
 from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.result import Result
 
@@ -68,7 +69,9 @@ class Runnable(Closing):
             command: Words, a shell script, or a `Command`.
             **options: The options of `Command`.
         """
-        return Command.of(command, **{**options, "environment": self})
+        bound = Command.of(command, **{**options, "environment": self})
+        place_of(bound)
+        return bound
 
 
 class Local(LocalBackend, Runnable):
@@ -80,6 +83,18 @@ class Local(LocalBackend, Runnable):
 
     **Thread safety:** yes.
     """
+
+
+def place_of(command: Command) -> Backend:
+    """Return where a command runs.
+
+    Raises:
+        ConfigError: It cannot run there.
+    """
+    place = command.environment or LOCAL
+    if command.sudo is not None and isinstance(place, LocalBackend):
+        raise no_sudo(command)
+    return place
 
 
 LOCAL = Local()  # where commands run that name no environment

@@ -1,159 +1,89 @@
-"""One command on many hosts."""
+"""One command, or one function, on many hosts."""
 
 from __future__ import annotations
 
-import difflib
+import inspect
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from typing import Any, Unpack
 
-from parallel_exec.api import many
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import Environment
-from parallel_exec.api.many import ManyOptions
+from parallel_exec.api.host_outcomes import HostOutcomes
+from parallel_exec.api.many import Many, ManyOptions, executor_of, limit_of, work_of
 from parallel_exec.api.tasks import Task
+from parallel_exec.api.waves import Waves
+from parallel_exec.engine.task import Work
+from parallel_exec.engine.work import Broken, Call, Send, name_of
 from parallel_exec.environments.base import wait_for_starts
 from parallel_exec.errors import ConfigError
-from parallel_exec.values import checks, hosts as nodes
+from parallel_exec.limits.composed import AllOf
+from parallel_exec.observers.live import print_line
+from parallel_exec.values import checks, hosts as nodes, shell
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
-from parallel_exec.values.outcome import Outcome, Outcomes
 from parallel_exec.values.paths import file_path, for_host
-from parallel_exec.values.result import Result
-from parallel_exec.values.secret import Secret
+from parallel_exec.values.secret import hide_passwords
 
-__all__ = ["FANOUT", "Group", "HostOutcomes", "hosts"]
+__all__ = ["FANOUT", "Group"]
 
 FANOUT = 64
 """How many hosts at once where nothing else is asked for."""
 
 PerHost = CommandLike | Mapping[str, CommandLike] | Callable[[Any], CommandLike]
 
-
-class HostOutcomes(Outcomes[Any]):
-    """The outcomes of a run on many hosts: by place, and by the name of the host."""
-
-    __slots__ = ("_group", "_places")
-
-    def __init__(self, outcomes: Iterable[Outcome[Any]], group: Group) -> None:
-        super().__init__(outcomes)
-        self._group = group
-        self._places = {member.name: index for index, member in enumerate(group)}
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, str):
-            return super().__getitem__(self._places[index])
-        return super().__getitem__(index)
-
-    def __contains__(self, item: object) -> bool:
-        return item in self._places if isinstance(item, str) else super().__contains__(item)
-
-    def by_host(self) -> dict[str, Outcome[Any]]:
-        """Return the outcomes by the names of their hosts."""
-        return {
-            name: super(HostOutcomes, self).__getitem__(at) for name, at in self._places.items()
-        }
-
-    @property
-    def failed(self) -> Group:
-        """The hosts whose outcome is not fulfilled, as a group to try again."""
-        members = [
-            member for member, outcome in zip(self._group, self, strict=True) if not outcome.ok
-        ]
-        return Group(members)
-
-    def outputs(self) -> list[tuple[str, bytes]]:
-        """Return the different outputs, each with the hosts that gave it, most hosts first.
-
-        The hosts are folded to a node set, as ``web[01-20]``. `report` shows the same
-        to people.
-        """
-        groups: dict[bytes, list[str]] = {}
-        for name, outcome in self.by_host().items():
-            if isinstance(outcome.value, Result):
-                groups.setdefault(outcome.value.stdout, []).append(name)
-        ordered = sorted(groups.items(), key=lambda item: -len(item[1]))
-        return [(nodes.fold(names), output) for output, names in ordered]
-
-    def report(self) -> str:
-        """Return what the hosts answered as a text to read: each answer once.
-
-        Hosts with the same output and exit status stand together, most of them first.
-        An output that is nearly the first one is shown as its difference from that, as
-        ``diff -u`` has it. Then come the errors, equal ones together too: ``{host}``
-        stands in them for the name.
-        """
-        answers: dict[Any, list[str]] = {}
-        errors: dict[str, list[str]] = {}
-        for name, outcome in self.by_host().items():
-            if outcome.ok:
-                answers.setdefault(_answer(outcome.value), []).append(name)
-            else:
-                kind = type(outcome.reason).__name__
-                text = f"{kind}: {outcome.reason}".replace(name, "{host}")
-                errors.setdefault(f"{outcome.status}: {text}", []).append(name)
-        parts = []
-        first, first_lines = "", list[str]()
-        for (text, ending), names in sorted(answers.items(), key=lambda item: -len(item[1])):
-            folded, lines = nodes.fold(names), text.splitlines()
-            heading = _heading(names) + ending
-            if first and lines == first_lines:
-                parts.append(f"{heading}: the same as {first}")
-            elif first and _nearly_equal(first_lines, lines):
-                diff = difflib.unified_diff(first_lines, lines, first, folded, lineterm="")
-                parts.append("\n".join([f"{heading}, unlike {first}:", *diff]))
-            else:
-                parts.append("\n".join([f"{heading}:", *lines]))
-            if not first:
-                first, first_lines = folded, lines
-        parts += [
-            f"{_heading(names)} {text}"
-            for text, names in sorted(errors.items(), key=lambda item: -len(item[1]))
-        ]
-        return "\n\n".join(parts) + "\n" * bool(parts)
-
-
-LONGEST_COMPARED = 20_000  # lines: comparing takes longer the more there are
-
-
-def _answer(value: object) -> tuple[str, str]:
-    """Return what a host answered, and how it ended if that is worth a word."""
-    if not isinstance(value, Result):
-        return ("" if value is None else str(value)), ""
-    ending = ""
-    if value.signal is not None:
-        ending = f" ended by {value.signal}"
-    elif value.exit_code != 0:
-        ending = f" exited with {value.exit_code}"
-    return value.text(), ending
-
-
-def _heading(names: Sequence[str]) -> str:
-    folded = nodes.fold(names)
-    return folded if len(names) == 1 else f"{folded} ({len(names)} hosts)"
-
-
-def _nearly_equal(first: list[str], lines: list[str]) -> bool:
-    """Return whether at least half of the lines are the same."""
-    if len(first) + len(lines) > LONGEST_COMPARED:
-        return False
-    match = difflib.SequenceMatcher(None, first, lines)
-    return match.quick_ratio() >= 0.5 and match.ratio() >= 0.5
+HOST = re.compile(r"\{host\}")
+PLAIN_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9@:._-]*\Z")  # alike in all quotes
+KEYWORDS = frozenset(
+    (
+        *(
+            "if",
+            "then",
+            "else",
+            "elif",
+            "fi",
+            "do",
+            "done",
+            "case",
+            "esac",
+            "while",
+            "until",
+            "for",
+        ),
+        *("in", "time", "function", "select", "coproc"),
+    )
+)
 
 
 class Group(Closing, Sequence[Environment]):
     """Several environments that do the same.
 
     Args:
-        environments: The members, each with a name of its own.
+        environments: The members, each with a name of its own: environments, or the names
+            of hosts, which become `SSH`. (`hosts` understands lists and ranges.)
+        **options: Those of `SSH`, for the members that are given by name.
 
     Raises:
-        ConfigError: Two members have the same name.
+        ConfigError: Two members have the same name, or one is neither a name nor an
+            environment.
     """
 
-    def __init__(self, environments: Iterable[Environment]) -> None:
-        self._members = tuple(environments)
+    def __init__(self, environments: Iterable[Environment | str], **options: Any) -> None:
+        self._members: tuple[Environment, ...] = ()
+        hide_passwords(options)
+        if isinstance(environments, str | bytes) or not isinstance(environments, Iterable):
+            wanted = "a list of environments or of names (px.hosts takes names in one text)"
+            raise checks.refuse("environments", environments, wanted)
+        given = list(environments)
+        if options and not any(isinstance(each, str) for each in given):
+            raise ConfigError(
+                f"{min(options)} is an option of SSH, for members that are given by name: here"
+                " are environments only, which have options of their own"
+            )
+        self._members = tuple(_member(each, options) for each in given)
         names = [member.name for member in self._members]
         twice = (
             {name for name in names if names.count(name) > 1}
@@ -165,14 +95,36 @@ class Group(Closing, Sequence[Environment]):
                 f"environments must have names of their own, not twice {min(twice)!r}"
             )
 
-    def run(self, command: PerHost, **options: Any) -> HostOutcomes:
+    def run(
+        self,
+        command: PerHost,
+        *,
+        waves: Sequence[int | str] | None = None,
+        live: bool = False,
+        **options: Any,
+    ) -> HostOutcomes:
         """Run a command on every member.
 
         Args:
-            command: One command for all; a mapping of host names to commands; or a
-                function that is given the member and returns its command.
+            command: One command for all: shell text, in which ``{host}`` stands for the
+                name of the member, quoted where it must be; words or a `Command`, which
+                are taken as they are. Or a mapping of host names to commands. Or a
+                function that is given the member and returns its words or its `Command`;
+                it is called in this thread. One that raises, or returns anything else,
+                fails for its host alone. A function that does the work itself goes to
+                `map`.
+            waves: The sizes of successive waves, the last of which repeats: numbers of
+                hosts and shares of all ("10%", rounded up). A wave begins when the one
+                before has succeeded: every host has, but for `max_failures`, which counts
+                in each wave. When a wave fails, what runs is let finish, and the rest is
+                ``skipped``. None: all at once.
+            live: Whether the lines of output are printed as they come, whole and with the
+                name of their host, stdout's to stdout and stderr's to stderr. What cannot
+                be printed is escaped. They are captured all the same.
             **options: Those of `Command` and those of `ManyOptions`; a `timeout` is the
-                command's. ``concurrency`` is 64 by default.
+                command's. ``concurrency`` is 64 by default. `on_stdout` and `on_stderr`
+                are called with the member's name and the line; those of a `Command`
+                itself with the line.
 
         Returns:
             The outcomes, in the order of the members and by the name of the host.
@@ -184,11 +136,67 @@ class Group(Closing, Sequence[Environment]):
         """
         own: dict[str, Any] = {k: v for k, v in options.items() if k in OPTION_NAMES}
         rest: Any = {k: v for k, v in options.items() if k not in OPTION_NAMES}
-        return self._settle([self._bound(member, command, own) for member in self], rest)
+        if not isinstance(live, bool):
+            raise checks.refuse("live", live, "True or False")
+        for name in ("on_stdout", "on_stderr"):
+            if own.get(name) is not None and not callable(own[name]):
+                raise checks.refuse(name, own[name], "a function of a host's name and a line")
+        work = work_of(executor_of(rest), rest.get("timeout"))
+        bind = partial(self._bound, options=own, live=live)
+        if not callable(command):
+            bound = [bind(member, self._command_of(member, command)) for member in self]
+            return self._settle(bound, work, "Group.run", rest, waves)
+
+        def make(member: Environment) -> Work:
+            try:
+                return work(bind(member, _returned(command, member)))
+            except Exception as error:  # it is this host's failure alone
+                return Broken(error, label=f"{name_of(command)}({member.name})")
+
+        return self._settle(self, make, "Group.run", rest, waves)
+
+    def map(
+        self,
+        fn: Callable[[Any], Any],
+        *,
+        waves: Sequence[int | str] | None = None,
+        **options: Unpack[ManyOptions],
+    ) -> HostOutcomes:
+        """Call a function for every member, many at once, each in a thread.
+
+        Args:
+            fn: Called with the member. Whatever it does there (`run`, `put`, several
+                commands, any Python in between), what it returns is the value of the
+                host's outcome. One that raises fails for its host alone.
+            waves: As for `run`.
+            **options: See `ManyOptions`. ``concurrency`` is 64 by default. Limits by host
+                (`PerHost`) hold.
+
+        Returns:
+            The outcomes, in the order of the members and by the name of the host.
+
+        Raises:
+            ConfigError: An argument cannot be used; nothing was started.
+
+        **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
+        """
+        given: Any = fn
+        if not callable(given) or inspect.iscoroutinefunction(given):
+            raise checks.refuse("fn", fn, "a function of one environment")
+        executor = executor_of(options)
+
+        def make(member: Environment) -> Work:
+            label = f"{name_of(fn)}({member.name})"
+            if executor is not None:
+                return Send(executor, fn, (member,), label=label)
+            return _OnHost(fn, member, label)
+
+        return self._settle(self, make, "Group.map", options, waves)
 
     def put(
         self, source: Any, target: str | os.PathLike[str], *, preserve: bool = False,
         on_progress: Callable[[str, int, int | None], object] | None = None,
+        waves: Sequence[int | str] | None = None,
         **options: Unpack[ManyOptions],
     ) -> HostOutcomes:  # fmt: skip
         """Copy a file or a directory to every member, many at a time; see `SSH.put`.
@@ -199,6 +207,7 @@ class Group(Closing, Sequence[Environment]):
             preserve: Whether modes and times are kept.
             on_progress: Called with the member's name, the bytes done and their total
                 (None if unknown), by several threads at once.
+            waves: As for `run`.
             **options: See `ManyOptions`.
 
         Returns:
@@ -209,7 +218,7 @@ class Group(Closing, Sequence[Environment]):
         """
         if len(self) > 1 and not isinstance(source, str | os.PathLike):
             raise checks.refuse("source", source, "a path: a file object can be read only once")
-        return self._copy_all("put", source, target, preserve, on_progress, options)
+        return self._copy_all("put", source, target, preserve, on_progress, options, waves)
 
     def get(
         self, source: str | os.PathLike[str], target: str | os.PathLike[str], *,
@@ -244,6 +253,7 @@ class Group(Closing, Sequence[Environment]):
         preserve: bool,
         on_progress: Callable[[str, int, int | None], object] | None,
         options: ManyOptions,
+        waves: Sequence[int | str] | None = None,
     ) -> HostOutcomes:
         # By the member's own name: hosts may differ in their user or port alone.
         template = file_path("target", target, empty=True)
@@ -259,7 +269,10 @@ class Group(Closing, Sequence[Environment]):
                 )
                 for each in self
             ],
+            work_of(executor_of(options), None),
+            f"Group.{way}",
             options,
+            waves,
         )
 
     def _copy(
@@ -295,20 +308,44 @@ class Group(Closing, Sequence[Environment]):
         for closed in closing:
             closed.result()
 
-    def _bound(self, member: Environment, command: PerHost, options: dict[str, Any]) -> Command:
+    def _command_of(self, member: Environment, command: Any) -> CommandLike:
+        """Return what a member shall run, of a command for all or a mapping."""
         if isinstance(command, Mapping):
             if member.name not in command:
                 raise ConfigError(
                     f"command must have one for each host, and has none for {member.name}"
                 )
             command = command[member.name]
-        elif callable(command):
-            command = command(member)
-        return member.command(command, **options)
+        return _filled(command, member.name) if isinstance(command, str) else command
 
-    def _settle(self, tasks: Sequence[Any], options: ManyOptions) -> HostOutcomes:
+    def _bound(
+        self, member: Environment, command: CommandLike, *, options: dict[str, Any], live: bool
+    ) -> Command:
+        heard = {}
+        for name in ("on_stdout", "on_stderr"):
+            call = options.get(name)
+            if call is not None or live:
+                stream = name.removeprefix("on_") if live else None
+                heard[name] = partial(_hear, member.name, call, stream)
+        return member.command(command, **{**options, **heard})
+
+    def _settle(
+        self,
+        items: Sequence[Any],
+        make: Callable[[Any], Work],
+        name: str,
+        options: ManyOptions,
+        waves: Sequence[int | str] | None = None,
+    ) -> HostOutcomes:
         chosen: ManyOptions = {"concurrency": FANOUT, **options}
-        return HostOutcomes(many.all_settled(tasks, **chosen), self)
+        if waves is None:
+            return HostOutcomes(_outcomes(Many(items, make, name, chosen)), self)
+        names = [member.name for member in self]
+        with closing(Waves(waves, names, chosen)) as plan:
+            limit = AllOf(plan.gate, limit_of(chosen["concurrency"]))
+            chosen = {**plan.options, "concurrency": limit}
+            many = Many(items, make, name, chosen, also=plan.rule)
+            return HostOutcomes(_outcomes(many), self)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, str):
@@ -328,96 +365,89 @@ class Group(Closing, Sequence[Environment]):
         return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"
 
 
+class _OnHost(Call):
+    """A function that is called for a host, whose limit holds for it."""
+
+    __slots__ = ("host",)
+
+    def __init__(self, fn: Callable[[Any], Any], member: Environment, label: str) -> None:
+        super().__init__(fn, (member,), label=label)
+        self.host = member.name
+
+
+def _outcomes(many: Many) -> list[Any]:
+    with closing(many.settled()) as settled:
+        tasks = sorted(settled, key=lambda task: task.index)
+    return [task.outcome() for task in tasks]
+
+
+def _member(given: Any, options: dict[str, Any]) -> Environment:
+    """Return a member, made of its name if that was given."""
+    from parallel_exec.api.ssh import SSH
+
+    if isinstance(given, str):
+        host = given.rpartition("@")[2]
+        if any(sign in host[1:] for sign in "[,!") or host[:1] in ",!":
+            raise ConfigError(
+                f"environments must have one name each, and no ranges, which px.hosts takes:"
+                f" {checks.shown(given)}"
+            )
+        return SSH(given, **options)
+    if not callable(getattr(given, "start", None)) or not isinstance(
+        getattr(given, "name", None), str
+    ):
+        raise checks.refuse("environments", given, "made of environments and names of hosts")
+    member: Environment = given
+    return member
+
+
+def _returned(function: Callable[[Any], Any], member: Environment) -> CommandLike:
+    """Return the command that a function gives for a host."""
+    command = function(member)
+    if isinstance(command, Command) or (
+        isinstance(command, Sequence) and not isinstance(command, str | bytes)
+    ):
+        return command
+    kind = "plain text" if isinstance(command, str) else f"a {type(command).__name__}"
+    raise ConfigError(
+        f"a function given to Group.run must return the command of its host, words or a Command"
+        f" (as px.sh and px.Command make them), and {name_of(function)} returned {kind} for"
+        f" {member.name}. Group.map takes functions that do the work themselves"
+    )
+
+
+def _filled(text: str, name: str) -> str:
+    """Return shell text with a host's name in the place of each ``{host}``: as one word, or
+    a part of one.
+    """
+    if not HOST.search(text):
+        return text
+    if PLAIN_NAME.match(name) and name not in KEYWORDS:
+        return text.replace("{host}", name)
+    parts: list[str] = []
+    end = 0
+    for place in shell.scan(text, HOST):
+        if place.refused is not None:
+            raise ConfigError(
+                f"command has {{host}} {place.refused}, where the name {name!r} could become"
+                f" code: {checks.shown(text)}"
+            )
+        parts += [text[end : place.found.start()], shell.put_in(name, place.quotes)]
+        end = place.found.end()
+    return "".join([*parts, text[end:]])
+
+
+def _hear(
+    name: str, call: Callable[[str, str], object] | None, stream: str | None, line: str
+) -> None:
+    """Hand on a line of a host's output."""
+    if stream is not None:
+        print_line(name, line, stream)
+    if call is not None:
+        call(name, line)
+
+
 def _close_unused(member: Environment) -> bool:
     """Close a member that was never used, if it knows how; return whether it is closed."""
     close: Callable[[], bool] | None = getattr(member, "close_unused", None)
     return close is not None and close()
-
-
-def hosts(
-    *texts: str,
-    file: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
-    exclude: str | Iterable[str] = (),
-    **options: Any,
-) -> Group:
-    """Return hosts as a group: ``px.hosts("web[01-20],db1", exclude="web07")``.
-
-    In a file each line names a host, or several, and then options of `SSH` for it, as
-    ``db[1-2] user=root port=2222 sudo=yes``; ``user`` and ``port`` belong to its name.
-    A value with blanks stands in quotes, ``#`` begins a comment.
-
-    Args:
-        *texts: Names with ranges (``rack[1-2]node[1-4]``), with ``user@`` and ``:port``.
-        file: The path of a file of hosts, or several.
-        exclude: Names to leave out, with ranges too; one without a user or a port leaves
-            out the host with any.
-        **options: Those of `SSH`, for all of the hosts. What a file says goes over them.
-
-    Returns:
-        The hosts, each once, in the order in which they are named.
-
-    Raises:
-        ConfigError: A text or a file cannot be read, or an option cannot be used.
-
-    **Blocking:** no; nothing connects before it is used.
-    """
-    from parallel_exec.api.ssh import SSH
-
-    for name in {"password", "passphrase", "sudo_password"} & options.keys():
-        if isinstance(options[name], str):  # a refusal keeps this frame in its traceback
-            options[name] = Secret(options[name])
-    specs = nodes.parse(*texts, files=file, exclude=exclude)
-    return Group(SSH(spec.name, **{**options, **_options(spec)}) for spec in specs)
-
-
-def _options(spec: nodes.HostSpec) -> dict[str, Any]:
-    """Return what a host file says of a host, as `SSH` takes it."""
-    options: dict[str, Any] = {}
-    # A value may be a secret in the wrong place: it is not told, nor kept by a traceback.
-    for name, hidden in [(name, Secret(text)) for name, text in spec.options]:
-        if name not in READERS:
-            raise ConfigError(f"{name} of {spec.name} in a host file is not an option of SSH")
-        if not _read(name, hidden, options):
-            raise ConfigError(f"{name} of {spec.name} in a host file cannot be used")
-    return options
-
-
-def _read(name: str, hidden: Secret, options: dict[str, Any]) -> bool:
-    """Put the value of an option among `options`; return whether it can be used."""
-    try:
-        options[name] = READERS[name](hidden.reveal())
-    except ValueError:
-        return False
-    return True
-
-
-def _switch(text: str) -> bool:
-    if text.lower() not in SWITCHES:
-        raise ValueError("neither yes nor no")
-    return SWITCHES[text.lower()]
-
-
-def _switch_or_text(text: str) -> bool | str:
-    return SWITCHES.get(text.lower(), text)
-
-
-SWITCHES = {"yes": True, "true": True, "no": False, "false": False}
-
-READERS: dict[str, Callable[[str], Any]] = {
-    "identity_file": str,
-    "password": Secret,
-    "passphrase": Secret,
-    "agent": _switch,
-    "known_hosts": str,
-    "accept_new": _switch,
-    "config": _switch_or_text,
-    "jump": str,
-    "connect_timeout": float,
-    "sudo": _switch_or_text,
-    "sudo_password": Secret,
-    "pty": _switch,
-    "max_sessions": int,
-    "keepalive": float,
-    "idle_timeout": float,
-}
-"""How the options of `SSH` are read from a host file."""

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
 from parallel_exec.api.closing import Closing
-from parallel_exec.api.environments import LOCAL
+from parallel_exec.api.environments import place_of
 from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.engine.events import Event, Listener, TaskFinished
@@ -164,7 +164,7 @@ class Many:
         self._cancel = options.get("cancel")
         if self._cancel is not None and not isinstance(self._cancel, CancelToken):
             raise checks.refuse("cancel", self._cancel, "a CancelToken")
-        self.tolerated = _max_failures(options.get("max_failures"), self.total)
+        self.tolerated = max_failures(options.get("max_failures"), self.total)
         listeners = list(_listeners(options))
         self.run = Run(
             self.limit,
@@ -265,7 +265,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
             if own_timeout is not None:
                 command = command.replace(timeout=own_timeout)
             if executor is None:
-                return Shell(command, command.environment or LOCAL)
+                return Shell(command, place_of(command))
             if command.timeout is None and timeout is not None:
                 command = command.replace(timeout=timeout)
             return Send(
@@ -611,7 +611,7 @@ def _seconds(name: str, options: ManyOptions) -> float | None:
     return None if value is None else checks.seconds(name, value)
 
 
-def _max_failures(value: object, total: int | None) -> int | None:
+def max_failures(value: object, total: int | None) -> int | None:
     """Return how many failures are tolerated; None: any number."""
     if value is None:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Unpack
 
-from parallel_exec.api.environments import LOCAL
+from parallel_exec.api.environments import place_of
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.engine.future import CommandFuture
 from parallel_exec.engine.retry import RetryLike, policy
@@ -128,4 +128,4 @@ def _prepare(
     if cancel is not None and not isinstance(cancel, CancelToken):
         raise checks.refuse("cancel", cancel, "a CancelToken")
     command = Command.of(command, **options)
-    return Shell(command, command.environment or LOCAL), retry, cancel
+    return Shell(command, place_of(command)), retry, cancel

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from parallel_exec.engine.task import PENDING, Stoppable, Task
 from parallel_exec.environments.base import Backend
-from parallel_exec.errors import ConfigError
 from parallel_exec.values.command import Command
 
 if TYPE_CHECKING:
@@ -210,7 +209,7 @@ class Broken:
     is_command = False
     timeout = None
 
-    def __init__(self, error: ConfigError, label: str) -> None:
+    def __init__(self, error: Exception, label: str) -> None:
         self._error = error
         self._label = label
 

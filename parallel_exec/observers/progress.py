@@ -14,8 +14,8 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, MutableMapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -404,6 +404,17 @@ def pick(stream: Stream | None = None) -> ParallelProgress | VisualProgress:
     return ParallelProgress(
         file=stream, min_interval=UNATTENDED_INTERVAL_S, delay=UNATTENDED_INTERVAL_S
     )
+
+
+@contextmanager
+def beside_bars(stream: Any) -> Iterator[None]:
+    """Take the bars away while something else is written, and draw them again below it."""
+    tqdm = sys.modules.get("tqdm")
+    if tqdm is None or not getattr(tqdm.tqdm, "_instances", None):
+        yield
+        return
+    with tqdm.tqdm.external_write_mode(file=stream):
+        yield
 
 
 def _is_terminal(stream: Stream | None) -> bool:

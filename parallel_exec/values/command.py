@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks, shell
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.names import user_fault
 from parallel_exec.values.options import check, takes
 from parallel_exec.values.secret import MASK, Secret, encodes, reveal
 
@@ -49,6 +50,7 @@ class Options(TypedDict, total=False):
     on_stdout: Callable[[str], object] | None
     on_stderr: Callable[[str], object] | None
     encoding: str
+    sudo: bool | str | None
 
 
 PLACEHOLDER = re.compile(r"\{\}")
@@ -86,6 +88,9 @@ class Command:
         on_stderr: The same for stderr.
         encoding: How output becomes text, and text input bytes. Bytes that do not
             decode are replaced.
+        sudo: On an SSH host, whether it runs as root (True), as a user (its name) or as
+            who has logged in (False), over the host's own `sudo`. None: as the host says.
+            On this machine it is a `ConfigError`: write sudo into the command.
 
     Raises:
         ConfigError: A value cannot be used; the message names it.
@@ -105,6 +110,7 @@ class Command:
     on_stderr: Callable[[str], object] | None = None
     encoding: str = UTF_8
     environment: Backend | None = None
+    sudo: bool | str | None = None
     shell: bool = field(default=False, init=False)
 
     if TYPE_CHECKING:
@@ -125,6 +131,7 @@ class Command:
             on_stderr: Callable[[str], object] | None = None,
             encoding: str = UTF_8,
             environment: Backend | None = None,
+            sudo: bool | str | None = None,
         ) -> None: ...
 
     @staticmethod
@@ -177,6 +184,8 @@ class Command:
             raise checks.refuse("label", self.label, "a string")
         if self.environment is not None and not callable(getattr(self.environment, "start", None)):
             raise checks.refuse("environment", self.environment, "a place for commands")
+        if self.sudo is not None:
+            check_sudo(self.sudo)
         if self.encoding is not UTF_8:
             _check_encoding(self.encoding)
         if self.input is not None:
@@ -368,6 +377,15 @@ def _environment(env: object) -> dict[str, Word | None]:
                 f"env[{name!r}]", value, "free of lone surrogates, which cannot be encoded"
             )
     return dict(env)
+
+
+def check_sudo(sudo: object) -> None:
+    """Raise ConfigError for what cannot be the value of ``sudo=``."""
+    if not isinstance(sudo, bool | str) or sudo == "":
+        raise checks.refuse("sudo", sudo, "True, False or a user")
+    fault = user_fault(sudo) if isinstance(sudo, str) else None
+    if fault is not None:
+        raise ConfigError(f"sudo cannot be {checks.shown(sudo)}: {fault.what}")
 
 
 def _check_encoding(encoding: object) -> None:

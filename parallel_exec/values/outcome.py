@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from parallel_exec.errors import RunFailedError
 from parallel_exec.text import plain
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.hosts import fold
 from parallel_exec.values.notes import add_note
 
-__all__ = ["Outcome", "Outcomes", "Status", "name_task", "run_failed"]
+__all__ = ["Outcome", "Outcomes", "Status", "hosts_failed", "name_task", "run_failed"]
+
+FOLDED = 1000  # characters of a list of hosts in a message
+
+FOLDED = 1000  # characters of a list of hosts in a message
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -162,10 +167,7 @@ def run_failed(outcomes: Sequence[Outcome[Any]], *, of: int | None = None) -> Ru
     rejected = [outcome for outcome in failed if outcome.status == "rejected"] or failed
     errors = []
     for outcome in failed:
-        error = outcome.reason
-        if not isinstance(error, Exception):
-            error = RuntimeError(f"{type(error).__name__}: {plain(error)}")
-            error.__cause__ = outcome.reason
+        error = _as_exception(outcome)
         name_task(error, outcome.index, outcome.label, outcome.attempts)
         errors.append(error)
     shown = "; ".join(
@@ -175,3 +177,35 @@ def run_failed(outcomes: Sequence[Outcome[Any]], *, of: int | None = None) -> Ru
     more = f" and {len(rejected) - 3} more" if len(rejected) > 3 else ""
     message = f"{len(failed)} of {of or len(outcomes)} tasks failed: {shown}{more}"
     return RunFailedError(message, errors, outcomes=failed)
+
+
+def hosts_failed(outcomes: Mapping[str, Outcome[Any]]) -> RunFailedError:
+    """Return the error for the hosts whose outcome was not fulfilled: it says which they are.
+
+    Args:
+        outcomes: The outcomes by the names of their hosts.
+    """
+    failed = {name: outcome for name, outcome in outcomes.items() if not outcome.ok}
+    kinds: dict[str, list[str]] = {}
+    errors = []
+    for name, outcome in failed.items():
+        kinds.setdefault(f"{outcome.status}: {type(outcome.reason).__name__}", []).append(name)
+        error = _as_exception(outcome)
+        add_note(error, f"host {plain(name)}: {plain(outcome.label)}")
+        errors.append(error)
+    # What failed by itself says more than what was ended or not begun because of that.
+    order = ("rejected", "cancelled", "skipped")
+    ordered = sorted(kinds.items(), key=lambda item: order.index(item[0].partition(":")[0]))
+    shown = "; ".join(f"{plain(fold(names), FOLDED)} {kind}" for kind, names in ordered)
+    message = f"{len(failed)} of {len(outcomes)} hosts failed: {shown}"
+    return RunFailedError(message, errors, outcomes=list(failed.values()))
+
+
+def _as_exception(outcome: Outcome[Any]) -> Exception:
+    """Return why a task was not fulfilled, as what a group of exceptions can hold."""
+    error = outcome.reason
+    if isinstance(error, Exception):
+        return error
+    wrapped = RuntimeError(f"{type(error).__name__}: {plain(error)}")
+    wrapped.__cause__ = error
+    return wrapped

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-__all__ = ["MASK", "Hidden", "Secret", "encodes", "forget_frames", "mask", "mask_text", "reveal"]
+__all__ = [
+    "MASK",
+    "Hidden",
+    "Secret",
+    "encodes",
+    "forget_frames",
+    "hide_passwords",
+    "mask",
+    "mask_text",
+    "reveal",
+]
 
 MASK = "***"
 
@@ -107,6 +118,18 @@ class Hidden:
 def reveal(value: str | Secret) -> str:
     """Return the plain string of `value`."""
     return value.reveal() if isinstance(value, Secret) else value
+
+
+PASSWORDS = ("password", "passphrase", "sudo_password")
+
+
+def hide_passwords(options: dict[str, Any]) -> None:
+    """Make secrets of the passwords among options: the frames of a refusal, of whichever of
+    them, stay in its traceback.
+    """
+    for name in PASSWORDS:
+        if isinstance(options.get(name), str):
+            options[name] = Secret(options[name])
 
 
 def encodes(value: str | Secret, encoding: str = "utf-8", errors: str = "strict") -> bool:

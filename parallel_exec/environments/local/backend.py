@@ -17,9 +17,10 @@ from parallel_exec.environments.local import descendants, kernel, watchdog
 from parallel_exec.environments.local.process import Process
 from parallel_exec.environments.local.spawn import Variables, tidy
 from parallel_exec.environments.local.watchdog import MARK
-from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.errors import ConfigError, ExecutorClosedError
 from parallel_exec.reactor import busy, lifecycle
 from parallel_exec.reactor.lifecycle import STARTING
+from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 
 __all__ = ["LocalBackend"]
@@ -30,6 +31,14 @@ ROOM_S = 0.05  # how often a command without descriptors or processes tries agai
 YOUNG_S = 0.005  # how long a command's output waits to be looked at first
 LOOK_S = 0.002  # how long is waited between two looks at the process table
 CHECK_S = 0.01  # how often what is being ended is looked at
+
+
+def no_sudo(command: Command) -> ConfigError:
+    """Return the error of a command that is to run by sudo on this machine."""
+    return ConfigError(
+        f"sudo={command.sudo!r} is for SSH hosts: on this machine, write sudo into the command:"
+        f" {plain(command)}"
+    )
 
 
 class Host:
@@ -235,6 +244,9 @@ class LocalBackend:
         shared = host()
         process = Process(self, command, ticket, shared)
         shared.processes.add(process)
+        if command.sudo is not None:
+            process.refuse(no_sudo(command))
+            return process
         if self._closed or _exiting:  # not before: `close` ends what it finds there
             what = "the interpreter is exiting" if _exiting else "this environment has been closed"
             process.refuse(ExecutorClosedError(what, environment=self.name))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 from dataclasses import dataclass
+from typing import Any
 
 from parallel_exec.errors import ConfigError
+from parallel_exec.values import checks
 from parallel_exec.values.names import host_fault, user_fault
 
 __all__ = ["Destination", "service"]
@@ -58,6 +60,23 @@ class Destination:
         if fault is not None:
             raise ConfigError(f"destination cannot be {text!r}: {fault.what}")
         return cls(host, user, port)
+
+    def completed(self, user: object, port: object) -> Destination:
+        """Return this one with a user and a port where it has none of its own.
+
+        Raises:
+            ConfigError: They cannot be one.
+        """
+        if user is not None and not (isinstance(user, str) and user):
+            raise checks.refuse("user", user, "the name of a user")
+        fault = user_fault(user or "")
+        if fault is not None:
+            raise ConfigError(f"user cannot be {checks.shown(user)}: {fault.what}")
+        if port is not None and checks.count("port", port) > 65535:
+            raise checks.refuse("port", port, "a number from 1 to 65535")
+        mine: Any = self.user if self.user is not None else user
+        way: Any = self.port if self.port is not None else port
+        return Destination(self.host, mine, way)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if self.port is not None and ":" in self.host else self.host

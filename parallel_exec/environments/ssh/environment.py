@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import atexit
+import functools
+import inspect
 import os
 import threading
 import weakref
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from parallel_exec.environments.base import (
     BlockingBackend,
@@ -33,10 +35,10 @@ from parallel_exec.environments.ssh.settings import Settings
 from parallel_exec.errors import ConfigError, ExecutorClosedError
 from parallel_exec.reactor import lifecycle, loop as reactor
 from parallel_exec.values import checks
-from parallel_exec.values.command import Command
+from parallel_exec.values.command import Command, check_sudo
 from parallel_exec.values.options import only_known
 from parallel_exec.values.result import Result
-from parallel_exec.values.secret import Secret, encodes
+from parallel_exec.values.secret import Secret, encodes, hide_passwords
 from parallel_exec.values.transfer import Transfer
 
 __all__ = ["Jump", "SSHBackend"]
@@ -47,6 +49,18 @@ Paths = str | os.PathLike[str]
 Word = str | Secret
 
 
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+def _hiding_passwords(init: Init) -> Init:
+    @functools.wraps(init)
+    def hiding(*args: Any, **options: Any) -> None:
+        hide_passwords(options)  # before anything can be refused
+        init(*args, **options)
+
+    return hiding  # type: ignore[return-value]
+
+
 class SSHBackend(BlockingBackend):
     """A host that is reached by SSH. Nothing connects before it is used.
 
@@ -54,7 +68,10 @@ class SSHBackend(BlockingBackend):
     the same jump host.
 
     Args:
-        destination: ``user@host:port``; what is left out comes from the configuration.
+        destination: ``user@host:port``; what is left out comes from the keywords, else from
+            the configuration.
+        user: Who to log in as, where the destination names nobody.
+        port: The port, where the destination names none.
         identity_file: One private key or several; only these are tried then.
         password: For keyboard-interactive and password logins.
         passphrase: For encrypted private keys.
@@ -88,11 +105,14 @@ class SSHBackend(BlockingBackend):
         ConfigError: An argument cannot be used.
     """
 
+    @_hiding_passwords
     @only_known
     def __init__(
         self,
         destination: str,
         *,
+        user: str | None = None,
+        port: int | None = None,
         identity_file: Paths | Sequence[Paths] | None = None,
         password: Word | None = None,
         passphrase: Word | None = None,
@@ -115,6 +135,8 @@ class SSHBackend(BlockingBackend):
         passphrase = _secret("passphrase", passphrase)
         sudo_password = _secret("sudo_password", sudo_password)
         self._arguments = {
+            "user": user,
+            "port": port,
             "identity_file": identity_file,
             "password": password,
             "passphrase": passphrase,
@@ -140,8 +162,7 @@ class SSHBackend(BlockingBackend):
             raise checks.refuse("prompt", prompt, "a function of a text and a bool")
         if accept_new is not None and not isinstance(accept_new, bool):
             raise checks.refuse("accept_new", accept_new, "True, False or None")
-        if sudo == "" or not isinstance(sudo, bool | str):
-            raise checks.refuse("sudo", sudo, "True, False or a user")
+        check_sudo(sudo)
         if config is True:
             raise checks.refuse("config", config, "a path, None or False")
         timeout = None
@@ -151,7 +172,7 @@ class SSHBackend(BlockingBackend):
         if keepalive is not None:
             alive = checks.seconds("keepalive", keepalive, allow_zero=True)
         base = Settings(
-            Destination.parse(destination),
+            Destination.parse(destination).completed(user, port),
             identity_files=_paths("identity_file", identity_file) or (),
             password=password,
             passphrase=passphrase,
@@ -168,7 +189,7 @@ class SSHBackend(BlockingBackend):
         self._settings = _with_jump(base, jump)
         self._how = How(
             destination,
-            sudo=None if sudo is False else "" if sudo is True else sudo,
+            sudo=_sudo_user(sudo),
             sudo_password=sudo_password,
             pty=pty,
             timeout=timeout or CONNECT_TIMEOUT_S,
@@ -241,9 +262,15 @@ class SSHBackend(BlockingBackend):
         # Its ending takes `kill_after` at most, then its last callback as long again.
         pool = self._enter(stop, TO_END_S + 2 * command.kill_after)
         try:
-            return Running(command, ticket, stop, pool, self._how).run()
+            return Running(command, ticket, stop, pool, self._how_for(command)).run()
         finally:
             self._leave(stop)
+
+    def _how_for(self, command: Command) -> How:
+        """Return how a command runs: its own `sudo` goes over that of the host."""
+        if command.sudo is None:
+            return self._how
+        return replace(self._how, sudo=_sudo_user(command.sudo))
 
     def transfer(
         self,
@@ -354,7 +381,10 @@ class SSHBackend(BlockingBackend):
 
 Jump = str | SSHBackend
 
-_DEFAULTS = dict(SSHBackend.__init__.__kwdefaults__ or {})
+_DEFAULTS = {
+    name: parameter.default
+    for name, parameter in inspect.signature(SSHBackend.__init__).parameters.items()
+}
 
 
 def _rebuild(kind: type[SSHBackend], name: str, arguments: dict[str, Any]) -> SSHBackend:
@@ -382,6 +412,10 @@ def _after_fork_in_child() -> None:
 _all: weakref.WeakSet[SSHBackend] = weakref.WeakSet()
 atexit.register(_at_exit)
 lifecycle.at_fork("ssh environments", _after_fork_in_child)
+
+
+def _sudo_user(sudo: bool | str) -> str | None:
+    return None if sudo is False else "" if sudo is True else sudo
 
 
 def _secret(name: str, value: object) -> Secret | None:

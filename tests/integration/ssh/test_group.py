@@ -73,7 +73,9 @@ def test_deadline_and_cancel_end_what_runs_on_the_hosts(everywhere: Server) -> N
         assert running(f"sleep {word}") == []
         token = px.CancelToken()
         outcomes = hosts.run(
-            f"echo up; sleep {word}; true", on_stdout=lambda line: token.cancel(), cancel=token
+            f"echo up; sleep {word}; true",
+            on_stdout=lambda host, line: token.cancel(),
+            cancel=token,
         )
         assert not outcomes.fulfilled
         assert running(f"sleep {word}") == []

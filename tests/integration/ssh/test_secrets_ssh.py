@@ -143,11 +143,15 @@ def test_passwords_that_cannot_be_sent_are_refused_at_once_and_not_shown(name: s
         with pytest.raises(px.errors.ConfigError, match=name) as caught:
             px.SSH("web1", **{name: value})
         hides(caught.value)
-    for other, refused in (("agent", 3), ("max_sessions", 0)):
+    for other, refused in (("agent", 3), ("max_sessions", 0), ("no_such", 1)):
         options: dict[str, Any] = {name: SECRET, other: refused}
         with pytest.raises(px.errors.ConfigError) as caught:
             px.hosts("web1", **options)
         hides_in_frames(caught.value, *PARTS)
+        for make in (px.SSH, lambda name, **given: px.Group([name], **given)):
+            with pytest.raises(px.errors.ConfigError) as caught:
+                make("web1", **options)
+            hides_in_frames(caught.value, *PARTS)
 
 
 def test_a_host_file_keeps_its_secrets(tmp_path: Path) -> None:

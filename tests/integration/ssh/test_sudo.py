@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+import parallel_exec as px
 from parallel_exec.errors import SudoError
 from tests.integration.ssh.server import ROOT, Server, run, running
 from tests.integration.ssh.test_ending import mark
@@ -31,6 +32,21 @@ def test_env_and_cwd_hold_for_the_other_user(sshd: Server) -> None:
     backend = sshd.backend(sudo=True, sudo_password=sshd.account.password)
     result = run(backend, "pwd; echo $A; whoami", cwd="/root", env={"A": "b c"})
     assert result.lines() == ["/root", "b c", "root"]
+
+
+def test_sudo_of_a_command_goes_over_that_of_the_host(sshd: Server) -> None:
+    """In either direction, alone and in a group."""
+    password = sshd.account.password
+    me = sshd.account.user
+    with px.SSH(sshd.destination, **sshd.options, sudo_password=password) as plain:
+        assert plain.run("whoami").text() == f"{me}\n"
+        assert plain.run("whoami", sudo=True).text() == "root\n"
+        assert px.run(plain.command("whoami", sudo="nobody")).text() == "nobody\n"
+        (outcome,) = px.Group([plain]).run("whoami", sudo=True)
+        assert outcome.result().text() == "root\n"
+    with px.SSH(sshd.destination, **sshd.options, sudo=True, sudo_password=password) as root:
+        assert root.run("whoami").text() == "root\n"
+        assert root.run("whoami", sudo=False).text() == f"{me}\n"
 
 
 def test_another_user_than_root(sshd: Server) -> None:

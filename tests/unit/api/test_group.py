@@ -12,7 +12,7 @@ import pytest
 
 import parallel_exec as px
 from parallel_exec import reactor
-from parallel_exec.api.group import READERS
+from parallel_exec.api.hosts import READERS
 from parallel_exec.errors import ConnectError, ExecutorClosedError
 from parallel_exec.testing import FakeEnvironment, FakeReply
 
@@ -195,7 +195,8 @@ def test_every_option_of_a_host_can_stand_in_a_file() -> None:
         for name, parameter in inspect.signature(px.SSH).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    assert set(READERS) == options
+    # `prompt` is a function; user and port are parts of the name there.
+    assert set(READERS) == options - {"prompt", "user", "port"}
 
 
 def test_closing_hosts_that_were_never_used_costs_nothing_for_each(

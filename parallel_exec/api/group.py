@@ -153,7 +153,7 @@ class Group(Closing, Sequence[Environment]):
             except Exception as error:  # it is this host's failure alone
                 return Broken(error, label=f"{name_of(command)}({member.name})")
 
-        return self._settle(self, make, "Group.run", rest, waves)
+        return self._settle(self._members, make, "Group.run", rest, waves)
 
     def map(
         self,
@@ -191,7 +191,7 @@ class Group(Closing, Sequence[Environment]):
                 return Send(executor, fn, (member,), label=label)
             return _OnHost(fn, member, label)
 
-        return self._settle(self, make, "Group.map", options, waves)
+        return self._settle(self._members, make, "Group.map", options, waves)
 
     def put(
         self, source: Any, target: str | os.PathLike[str], *, preserve: bool = False,

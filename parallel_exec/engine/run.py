@@ -504,8 +504,9 @@ class Run:
     def _expired(self, task: Task, attempt: int) -> None:
         self._step(self._scheduler.expired, task, attempt)
 
-    def _give_up(self, task: Task, attempt: int) -> None:
-        self._step(self._scheduler.give_up, task, attempt, self.clock.now())
+    def give_up(self, task: Task, attempt: int, what: str = steps.STILL_RUNS) -> None:
+        """Leave a try behind that was asked to end and has not, or may not have."""
+        self._step(self._scheduler.give_up, task, attempt, self.clock.now(), what)
 
     # Any thread
 
@@ -715,7 +716,7 @@ class Run:
             subject.timer = self.clock.call_at(self.clock.now() + argument, self._due, subject)
         elif verb is steps.GIVE_UP_AFTER:
             subject.timer = self.clock.call_at(
-                self.clock.now() + self.kill_after, self._give_up, subject, argument
+                self.clock.now() + self.kill_after, self.give_up, subject, argument
             )
             if subject.state != "ending":  # it has ended meanwhile
                 subject.timer.cancel()

@@ -52,6 +52,7 @@ Action = tuple[str, Any, Any]
 START = "start"  # (task, None): begin a try
 END = "end"  # (task, reason): ask the try to end
 KILL = "kill"  # (task, None): do not wait for `kill_after` any more
+STILL_RUNS = "could not be ended and still runs"
 GIVE_UP_AFTER = "give up after"  # (task, attempt): abandon it if it has not ended by then
 AGAIN = "again"  # (task, seconds): begin the next try after that
 TELL = "tell"  # (requests, None): places were granted to others
@@ -265,11 +266,18 @@ class Scheduler:
         if task.attempt == attempt and task.state == "running":
             self._end(task, "timeout")
 
-    def give_up(self, task: Task, attempt: int, now: float) -> None:
-        """A try that was asked to end has not: it is left behind with its place."""
+    def give_up(self, task: Task, attempt: int, now: float, what: str = STILL_RUNS) -> None:
+        """A try that was asked to end has not: it is left behind with its place.
+
+        Args:
+            task: Whose try it is.
+            attempt: Its number.
+            now: The time.
+            what: What is known of it, for the error.
+        """
         if task.attempt != attempt or task.state != "ending":
             return
-        message = f"could not be ended and still runs: {plain(task.label())}"
+        message = f"{what}: {plain(task.label())}"
         error: TaskTimeoutError | TaskCancelledError
         if task.ending == "timeout":
             error = TaskTimeoutError(message)

@@ -180,7 +180,7 @@ class Send:
         task.execution = _Cancellable(future)
         if task.ending is not None:
             task.execution.end(task.ending)
-        _follow(future, task)
+        _follow(future, task, takes_back=not _is_dask(self._executor))
         return PENDING
 
     def start(self, task: Task) -> Stoppable:
@@ -239,9 +239,23 @@ class _Cancellable:
         self._future.cancel()
 
 
-def _follow(future: Future[Any], task: Task) -> None:
-    """Report the end of `future` as the end of this try of `task`."""
-    future.add_done_callback(_Follower(task))
+def _is_dask(executor: Executor) -> bool:
+    """Return whether the futures of `executor` can be cancelled although they run: Dask never says
+    that one has begun, and what has begun goes on at its worker.
+    """
+    return type(executor).__module__.partition(".")[0] == "distributed"
+
+
+def _follow(future: Future[Any], task: Task, *, takes_back: bool = True) -> None:
+    """Report the end of `future` as the end of this try of `task`.
+
+    Args:
+        future: Ends with what the task is for.
+        task: Whose try it is.
+        takes_back: Whether one that could be cancelled had not begun. Else it may still run, and
+            the task is abandoned.
+    """
+    future.add_done_callback(_Follower(task, takes_back))
 
 
 class _Follower:
@@ -249,10 +263,11 @@ class _Follower:
     go of the task: in a circle, what the future gave would wait for the cycle collector.
     """
 
-    __slots__ = ("_of",)
+    __slots__ = ("_of", "_takes_back")
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, takes_back: bool) -> None:
         self._of: tuple[Run, Task, int] | None = task.run, task, task.attempt
+        self._takes_back = takes_back
 
     def __call__(self, future: Future[Any]) -> None:
         of, self._of = self._of, None
@@ -270,4 +285,7 @@ class _Follower:
                     value = future.result(timeout=0)
         except BaseException as raised:  # it is somebody else's class of future
             error = raised
+        if not self._takes_back and task.ending is not None and future.cancelled():
+            # Then its place is given back by what follows: nothing will tell of its end.
+            run.clock.post(run.give_up, task, attempt, "was given up and may still run there")
         run.clock.post(run.attempt_ended, task, attempt, value, error)

@@ -19,7 +19,7 @@ import parallel_exec as px
 from parallel_exec import errors
 from parallel_exec.errors import CommandFailedError, CommandTimeoutError, RunFailedError
 from tests.integration import functions
-from tests.integration.processes import Nap
+from tests.integration.processes import PATIENCE_S, Nap, eventually
 
 spawning = multiprocessing.get_context("spawn")
 BACKENDS = [
@@ -171,6 +171,39 @@ def test_options_of_many_hold(executor: Executor) -> None:
         [functions.boom] * 10, executor=executor, concurrency=1, max_failures=2
     )
     assert (len(stopped.rejected), len(stopped.skipped)) == (3, 7)
+
+
+def test_what_is_given_up_there_says_whether_it_may_still_run(
+    executor: Executor, apart: bool, nap: Nap
+) -> None:
+    """A command that runs at a worker and is given up is abandoned, not cancelled: Dask cancels
+    the future of what it goes on running. The place under the limit comes free.
+    """
+    limiter = px.ConcurrencyLimiter(1)
+    token = px.CancelToken()
+    with concurrent.futures.ThreadPoolExecutor(1) as waiting:
+        outcomes = waiting.submit(
+            px.all_settled,
+            [px.Command(["sleep", nap.seconds], timeout=PATIENCE_S)],
+            executor=executor,
+            concurrency=limiter,
+            cancel=token,
+            kill_after=0.1,
+        )
+        try:
+            nap.wait_for(1)
+            token.cancel()
+            (outcome,) = outcomes.result(PATIENCE_S)
+            assert len(nap.sleepers()) == 1
+        finally:
+            token.cancel()
+            nap.end()
+    assert outcome.status == "cancelled"
+    assert outcome.abandoned
+    assert isinstance(outcome.reason, px.errors.TaskCancelledError)
+    assert outcome.reason.abandoned
+    assert "still run" in str(outcome.reason)
+    eventually(lambda: not limiter.in_flight, "its place is free")
 
 
 def test_what_cannot_be_sent_is_its_task_s_failure(executor: Executor, apart: bool) -> None:

@@ -120,6 +120,7 @@ class TaskBatcher(Closing, Generic[T, R]):
 
         **Blocking:** only if it is full and `overflow` is "block".
         """
+        reactor.refuse_when_finalizing()
         future: Future[R] = Future()
         dropped: Future[R] | None = None
         with self._lock:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from parallel_exec.errors import TaskCancelledError
 from parallel_exec.limits.base import current
-from parallel_exec.reactor import report
+from parallel_exec.reactor import refuse_when_finalizing, report
 from parallel_exec.values import checks
 
 __all__ = ["CancelToken"]
@@ -86,6 +86,8 @@ class CancelToken:
         """
         if timeout is not None:
             timeout = checks.seconds("timeout", timeout, allow_zero=True)
+        elif not self._cancelled:
+            refuse_when_finalizing()
         gate = threading.Lock()
         gate.acquire()
         callback = self.on_cancel(gate.release)

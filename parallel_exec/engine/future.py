@@ -64,6 +64,21 @@ class TaskFuture(Future[T]):
             self._has_callbacks = True
         super().add_done_callback(call)
 
+    def result(self, timeout: float | None = None) -> T:
+        """See `concurrent.futures.Future.result`."""
+        if timeout is None and not self.done():
+            reactor.refuse_when_finalizing()
+        try:
+            return super().result(timeout)
+        finally:
+            del self  # the traceback of what it raises holds this frame
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See `concurrent.futures.Future.exception`."""
+        if timeout is None and not self.done():
+            reactor.refuse_when_finalizing()
+        return super().exception(timeout)
+
     def settle_without_callbacks(self, task: Task) -> None:
         """Settle it here if nobody has to be called back, else in a thread of its own."""
         with self._lock:

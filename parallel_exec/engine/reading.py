@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Request
+from parallel_exec.reactor import Thread
 
 if TYPE_CHECKING:
     from parallel_exec.engine.task import Task
@@ -98,7 +99,7 @@ class Reader:
         """Begin to read. In the service thread, which no interrupt hits."""
         if self._stopped:
             return
-        thread = threading.Thread(target=self._run, name="parallel_exec input", daemon=True)
+        thread = Thread(target=self._run, name="parallel_exec input")
         self._thread = thread
         try:
             thread.start()

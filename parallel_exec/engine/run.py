@@ -199,6 +199,7 @@ class Run:
         if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
             raise RuntimeError("a blocking call was made in the service thread of parallel_exec")
         base.refuse_reentry()
+        reactor.refuse_when_finalizing()
         callbacks = []
         error: BaseException | None = None
         lending = False
@@ -382,6 +383,7 @@ class Run:
             last: Whether no others will come.
         """
         base.refuse_reentry()
+        reactor.refuse_when_finalizing()
         tokens = list(cancel)
         if self.parent is not None and last:
             tokens.append(CancelToken.current())
@@ -677,6 +679,7 @@ class Run:
 
     def _await_bell(self) -> None:
         """Wait until there is something to look at, since the last look began."""
+        reactor.refuse_when_finalizing()
         self._bell.acquire()
         self._rung = False
 

@@ -41,7 +41,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
 from parallel_exec.limits.rule import Verdict
-from parallel_exec.reactor import busy, lifecycle, report
+from parallel_exec.reactor import busy, lifecycle, refuse_when_finalizing, report
 
 if TYPE_CHECKING:
     from parallel_exec.values.outcome import Outcome
@@ -595,6 +595,7 @@ class Place(Request):
     def wait(self, timeout: float | None) -> bool:
         """Wait for the grant; return whether it came. An interrupt gives it up."""
         try:
+            refuse_when_finalizing()
             while self._gate.acquire(timeout=-1 if timeout is None else timeout):
                 nudged = any(limiter._nudged is self for limiter in self.parts)
                 if (self.held and not nudged) or self._come_at_last():

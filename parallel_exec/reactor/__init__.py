@@ -6,6 +6,7 @@ from parallel_exec.reactor.loop import (
     Timer,
     at_work,
     get,
+    refuse_when_finalizing,
     starts_no_more_threads,
 )
 from parallel_exec.reactor.mishaps import report
@@ -18,6 +19,7 @@ __all__ = [
     "Timer",
     "at_work",
     "get",
+    "refuse_when_finalizing",
     "report",
     "starts_no_more_threads",
 ]

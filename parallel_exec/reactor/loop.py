@@ -26,11 +26,19 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from parallel_exec.errors import CommandStartError
+from parallel_exec.errors import CommandStartError, ExecutorClosedError
 from parallel_exec.reactor import busy, lifecycle, poller, system, threads
 from parallel_exec.reactor.mishaps import report
 
-__all__ = ["Clock", "Reactor", "Timer", "get", "starts_no_more_threads"]
+__all__ = [
+    "Clock",
+    "Reactor",
+    "Timer",
+    "at_work",
+    "get",
+    "refuse_when_finalizing",
+    "starts_no_more_threads",
+]
 
 LONGEST_WAIT_S = 3600.0  # the system's call takes no more than some weeks
 CROWD = 600  # where more descriptors are watched, a rest is taken when some have ended
@@ -312,6 +320,17 @@ def starts_no_more_threads(error: RuntimeError) -> bool:
     not because the system is out of threads now. Both are a `RuntimeError`.
     """
     return "shutdown" in str(error)
+
+
+def refuse_when_finalizing() -> None:
+    """Do nothing, or raise at the end of the interpreter, when objects that are left are
+    finalized: no other thread will run again, so what waits for one waits for ever.
+
+    Raises:
+        ExecutorClosedError: The interpreter finalizes.
+    """
+    if sys.is_finalizing():
+        raise ExecutorClosedError("the interpreter is shutting down: its threads run no more")
 
 
 _made: dict[str, Reactor] = {}  # one at most

@@ -295,8 +295,38 @@ class ParallelExecutor(Executor):
         return None
 
 
+class LendingEvent(threading.Event):
+    """An event whose waiter, if it is a task itself, lends its place while it waits."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """See `threading.Event.wait`."""
+        place = None if self.is_set() else base.current.get()
+        base.lend(place)
+        try:
+            return super().wait(timeout)
+        finally:
+            base.lend_no_more(place)
+
+
+class Waiters(list[Any]):
+    """Those who wait for several futures at once: `concurrent.futures.wait` and `as_completed`
+    put an object with an event there, and wait for that.
+    """
+
+    def append(self, waiter: Any) -> None:
+        """Take a waiter, and have its thread lend its place while it waits."""
+        event = getattr(waiter, "event", None)
+        if type(event) is threading.Event and not event.is_set():
+            waiter.event = LendingEvent()  # it waits for none yet: this is called before that
+        super().append(waiter)
+
+
 class LendingFuture(TaskFuture[T]):
     """A future whose waiter, if it is a task itself, lends its place while it waits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._waiters = Waiters()
 
     def result(self, timeout: float | None = None) -> T:
         """See `concurrent.futures.Future.result`."""

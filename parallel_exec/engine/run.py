@@ -453,8 +453,9 @@ class Run:
         """Put tasks where the next step finds them; see that there is a next step."""
         self._inbox.append((self._fed, (tasks, last)))
         # While tasks wait for a place, there will be one. A step says that none wait
-        # before it looks into the inbox a last time, so one of the two sees the other.
-        if self._hungry:
+        # before it looks into the inbox a last time, so one of the two sees the other. Those
+        # that can borrow a place do not wait for that one: it may be waiting for them.
+        if self._hungry or any(task.parent is not None for task in tasks):
             self.clock.post(self._step, self._fed, [], False)
 
     # The service thread

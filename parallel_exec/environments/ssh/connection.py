@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from parallel_exec.environments.ssh.border import common, paramiko
+from parallel_exec.environments.ssh.certificates import CERTIFICATE
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
 from parallel_exec.environments.ssh.packets import BrokenError, Message, Packetizer
 from parallel_exec.environments.ssh.sending import MOST_PATIENT, STUCK_LOOK_S, Sending
@@ -166,9 +167,16 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
 
     @property
     def preferred_keys(self) -> Sequence[str]:
-        """The types of host keys; certificates are not asked for, nobody checks them."""
+        """The algorithms for the host's key, as they were chosen, certificates among them."""
         keys: Sequence[str] = self._filter_algorithm("keys")
         return keys
+
+    def certificate(self) -> bytes | None:
+        """Return the certificate that the host has shown for its key, if it was asked for one."""
+        if not self.host_key_type.endswith(CERTIFICATE):
+            return None
+        blob: bytes = self.host_key.public_blob.key_blob if self.host_key.public_blob else b""
+        return blob
 
     def _log(self, level: int, msg: Any, *args: Any) -> None:
         """Keep paramiko's errors out of the user's terminal: they are raised here."""

@@ -13,12 +13,17 @@ import logging
 import os
 import struct
 import threading
-import time
-from dataclasses import dataclass
 from typing import Any
 
 from parallel_exec.environments import room
+from parallel_exec.environments.ssh import certificates
 from parallel_exec.environments.ssh.border import paramiko, serialization
+from parallel_exec.environments.ssh.certificates import (
+    CERTIFICATE,
+    Certificate,
+    field_at,
+    type_of,
+)
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values.secret import Secret
@@ -35,25 +40,12 @@ __all__ = [
 
 log = logging.getLogger("parallel_exec")
 
-CERTIFICATE = "-cert-v01@openssh.com"
 LONGEST_FILE = 1 << 20  # as OpenSSH's limit of a key file
-USER, HOST = 1, 2  # types of certificates (OpenSSH's PROTOCOL.certkeys)
-ALWAYS = (1 << 64) - 1
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
 
 BEGIN = b"-----BEGIN "
 OPENSSH = b"-----BEGIN OPENSSH PRIVATE KEY-----"
 MAGIC = b"openssh-key-v1\0"
-# How many fields the public key has in a certificate, between the nonce and the serial.
-KEY_FIELDS = {
-    "ssh-ed25519": 1,
-    "ssh-rsa": 2,
-    "ecdsa-sha2-nistp256": 2,
-    "ecdsa-sha2-nistp384": 2,
-    "ecdsa-sha2-nistp521": 2,
-    "sk-ssh-ed25519@openssh.com": 2,
-    "sk-ecdsa-sha2-nistp256@openssh.com": 3,
-}
 # What key files begin with that nobody reads here, and what to do with them.
 FOREIGN = {
     b"PuTTY-User-Key-File-": "is a PuTTY key: convert it by puttygen -O private-openssh",
@@ -87,39 +79,6 @@ class PrivateKey:
         """Return the signature of `data`, as the protocol has it."""
         signature: bytes = self._key.sign_ssh_data(data, algorithm).asbytes()
         return signature
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """A user's certificate: who signed for a key, until when.
-
-    Attributes:
-        kind: Its type, like "ssh-ed25519-cert-v01@openssh.com".
-        blob: All of it, as the protocol has it.
-        key: The public key that it is for, likewise.
-        after: When it begins to be valid, in seconds of the epoch.
-        before: When it ends to be; `ALWAYS` for never.
-    """
-
-    kind: str
-    blob: bytes
-    key: bytes
-    after: int
-    before: int
-
-    def date_problem(self) -> str | None:
-        """Return why it is not valid now, by this machine's clock; None if it is."""
-        now = time.time()
-        if now < self.after:
-            return f"is not valid before {_date(self.after)}"
-        return f"has expired on {_date(self.before)}" if now >= self.before else None
-
-
-def _date(seconds: int) -> str:
-    try:
-        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
-    except (OverflowError, ValueError, OSError):
-        return f"second {seconds}"
 
 
 # Private keys
@@ -184,7 +143,7 @@ def _private_text(path: str, data: bytes) -> bytes:
             raise UnusableKeyError(f"{path} is a public key, and no agent holds its private half")
         raise UnusableKeyError(f"{path} is no private key")
     text = text[text.index(BEGIN) :]
-    kind = _kind(_openssh_public(text))
+    kind = type_of(_openssh_public(text))
     if kind.startswith("sk-"):
         raise UnusableKeyError(f"{path} {SECURITY_KEY}")
     if kind == "ssh-dss":
@@ -262,7 +221,7 @@ def public_half(path: str) -> tuple[str, bytes] | None:
         if BEGIN in data:
             blob = _openssh_public(data[data.index(BEGIN) :])
             if blob:
-                return _kind(blob), blob
+                return type_of(blob), blob
         found = _public(data)
         if found is not None:
             return found
@@ -290,24 +249,8 @@ def load_certificate(path: str) -> Certificate:
 
 def parse_certificate(blob: bytes) -> Certificate | None:
     """Return a user's certificate; None if the bytes are something else."""
-    kind = _kind(blob)
-    plain = kind.removesuffix(CERTIFICATE) + ("@openssh.com" if kind.startswith("sk-") else "")
-    if not kind.endswith(CERTIFICATE) or plain not in KEY_FIELDS:
-        return None
-    try:
-        _, at = _field(blob, 0)
-        _, begin = _field(blob, at)  # the nonce
-        at = begin
-        for _ in range(KEY_FIELDS[plain]):
-            _, at = _field(blob, at)
-        key = _written(plain.encode()) + blob[begin:at]
-        _, sort = struct.unpack_from(">QI", blob, at)
-        _, at = _field(blob, at + 12)  # the key's id
-        _, at = _field(blob, at)  # the principals
-        after, before = struct.unpack_from(">QQ", blob, at)
-    except struct.error:
-        return None
-    return Certificate(kind, blob, key, after, before) if sort == USER else None
+    made = certificates.parse(blob)
+    return made if made is not None and made.sort == certificates.USER else None
 
 
 def _contents(path: str) -> bytes | None:
@@ -327,7 +270,7 @@ def _public(data: bytes) -> tuple[str, bytes] | None:
                 blob = base64.b64decode(words[1], validate=True)
             except (binascii.Error, ValueError):
                 return None
-            kind = _kind(blob)
+            kind = type_of(blob)
             return (kind, blob) if kind and kind.encode() == words[0] else None
     return None
 
@@ -343,28 +286,8 @@ def _openssh_public(text: bytes) -> bytes:
             return b""
         at = len(MAGIC)
         for _ in range(3):  # the cipher, how its key is derived, from what
-            _, at = _field(data, at)
-        blob, _ = _field(data, at + 4)
+            _, at = field_at(data, at)
+        blob, _ = field_at(data, at + 4)
     except (binascii.Error, ValueError, struct.error):
         return b""
     return blob
-
-
-def _kind(blob: bytes) -> str:
-    """Return the type of a public key or certificate; "" if it has none."""
-    try:
-        return _field(blob, 0)[0].decode("ascii")
-    except (struct.error, UnicodeDecodeError):
-        return ""
-
-
-def _field(data: bytes, at: int) -> tuple[bytes, int]:
-    (size,) = struct.unpack_from(">I", data, at)
-    end = at + 4 + size
-    if end > len(data):
-        raise struct.error("it ends too early")
-    return data[at + 4 : end], end
-
-
-def _written(field: bytes) -> bytes:
-    return struct.pack(">I", len(field)) + field

@@ -1,58 +1,29 @@
 """The keys that hosts are known by: read once, indexed, shared, never rewritten.
 
-Plain names are found by a dictionary. Hashed ones cannot be indexed, since each line
-has a salt of its own: they are compared one by one, two microseconds each, once for each
-name that is asked for. A file is read again when its size, time or inode changes.
-
-The format is sshd(8)'s, "SSH_KNOWN_HOSTS FILE FORMAT".
+A file is read again when its size, time or inode changes. Certificates of hosts are
+checked against the ``@cert-authority`` lines, keys against the others.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
-import hmac
 import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 from parallel_exec.environments import room
-from parallel_exec.environments.ssh.config_file import matches
+from parallel_exec.environments.ssh import certificates
+from parallel_exec.environments.ssh.certificates import CERTIFICATE
+from parallel_exec.environments.ssh.known_hosts_file import Entry, KnownHostsFile, hash_name
 from parallel_exec.errors import HostKeyError
 
-__all__ = ["Entry", "HostKeys", "KnownHosts", "fingerprint", "host_names"]
-
-_INNER = bytes(byte ^ 0x36 for byte in range(256))
-_OUTER = bytes(byte ^ 0x5C for byte in range(256))
+__all__ = ["Entry", "HostKeys", "KnownHosts", "fingerprint", "hash_name", "host_names"]
 
 log = logging.getLogger("parallel_exec")
-
-
-class Entry(NamedTuple):
-    """One key on one line. A named tuple: a file has thousands, and is read at the start.
-
-    Attributes:
-        marker: "", "@revoked" or "@cert-authority".
-        key_type: The type as the line says it ("ssh-ed25519").
-        key: The key in base64, as it stands there.
-        file: The file, with `line` the place to look at.
-    """
-
-    marker: str
-    key_type: str
-    key: str
-    file: str
-    line: int
-
-    @property
-    def where(self) -> str:
-        """The place as ``file:line``."""
-        return f"{self.file}:{self.line}"
 
 
 @dataclass(slots=True)
@@ -64,17 +35,6 @@ class HostKeys:
     authorities: list[Entry] = field(default_factory=list)
 
 
-@dataclass(slots=True)
-class _File:
-    signature: tuple[int, int, int]
-    plain: dict[str, list[Entry]] = field(default_factory=dict)
-    patterns: list[tuple[tuple[str, ...], Entry]] = field(default_factory=list)
-    hashed: list[tuple[bytes, bytes, bytes, Entry]] = field(default_factory=list)
-    # What the hashed lines have for a name, once somebody has asked. Guarded by nothing:
-    # two threads that find the same at once write the same.
-    asked: dict[str, list[Entry]] = field(default_factory=dict)
-
-
 class KnownHosts:
     """The files of a process, each parsed once. Thread-safe.
 
@@ -83,7 +43,7 @@ class KnownHosts:
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, _File] = {}
+        self._files: dict[str, KnownHostsFile] = {}
         self._lock = threading.Lock()
         self.reads = 0  # how often a file was parsed; tests count it
 
@@ -96,14 +56,8 @@ class KnownHosts:
             if file is None:
                 continue
             for name in wanted:
-                for entry in file.plain.get(name, ()):
+                for entry in file.find(name):
                     _sort(found, entry)
-                for patterns, entry in file.patterns:
-                    if matches(patterns, name):
-                        _sort(found, entry)
-                if file.hashed:
-                    for entry in _hashed(file, name):
-                        _sort(found, entry)
         return found
 
     def verify(
@@ -119,6 +73,7 @@ class KnownHosts:
         accept_new: bool,
         hash_names: bool,
         revoked_keys: str | None = None,
+        certificate: bytes | None = None,
     ) -> None:
         """Accept the key that a host has shown, or raise.
 
@@ -131,29 +86,60 @@ class KnownHosts:
             accept_new: Whether the key of a host that has none is added and accepted.
             hash_names: Whether the name is hashed when it is added.
             revoked_keys: A file of keys that no host may show.
+            certificate: The certificate for the key that the host has shown, in the
+                protocol's form.
 
         Raises:
-            HostKeyError: It is unknown, changed or revoked, or whether it is revoked
-                cannot be told.
+            HostKeyError: It is unknown, changed or revoked, whether it is revoked cannot
+                be told, or its certificate is no proof.
         """
         name = host_names(host, port, alias)[0]
-        shown = base64.b64encode(key).decode()
         if revoked_keys is not None:
-            _refuse_revoked(revoked_keys, name, key_type, shown, key)
-        keys = self._look(host, port, alias, shown, [*user_files, *global_files])
-        if _decide(keys, name, key_type, shown, key):
+            _refuse_listed(revoked_keys, name, key_type, key)
+        keys = self._look(host, port, alias, key, [*user_files, *global_files])
+        _refuse_revoked(keys, name, key_type, key)
+        if certificate is not None:
+            made = certificates.parse(certificate)
+            if made is None or made.key != key:
+                raise HostKeyError(f"{name} shows a certificate that cannot be read")
+            if revoked_keys is not None:
+                _refuse_listed(revoked_keys, name, "authority's", made.authority)
+            _refuse_revoked(keys, name, "authority's", made.authority)
+            if any(entry.key == key for entry in keys.known):
+                return  # by itself, whatever its certificate is worth: as in OpenSSH
+            _refuse_unproven(made, keys, name, alias or host)
+            return
+        if _decide(keys, name, key_type, key):
             return
         if not accept_new or not user_files:
             raise _unknown(keys, name, key_type, key, [*user_files, *global_files])
-        self._add(user_files[0], name, key_type, shown, key, hash_names)
+        self._add(user_files[0], name, key_type, key, hash_names)
 
-    def types(self, host: str, port: int, alias: str | None, paths: Iterable[str]) -> list[str]:
-        """Return the types of the keys that a host is known by, to ask it for those."""
-        keys = self._look(host, port, alias, None, list(paths))
-        return list(dict.fromkeys(entry.key_type for entry in keys.known))
+    def algorithms(
+        self, host: str, port: int, alias: str | None, paths: Iterable[str], ours: Sequence[str]
+    ) -> tuple[str, ...]:
+        """Return the algorithms for a host's key in the order in which to ask for them.
+
+        As in OpenSSH, those of `ours` that what is known of the host can be checked with
+        come first, each in its place: a line with a stale key of one type does not hide
+        the right key of another. On a port of its own only lines with that port count for
+        that. Certificates are asked for where an authority is known.
+        """
+        paths = list(paths)
+        exact = self.find(host_names(host, port, alias)[:1], paths)
+        known = {entry.key_type for entry in exact.known}
+        if not self._look(host, port, alias, None, paths).authorities:
+            ours = [name for name in ours if not name.endswith(CERTIFICATE)] or ours
+
+        def can_be_checked(algorithm: str) -> bool:
+            if algorithm.endswith(CERTIFICATE):
+                return bool(exact.authorities)
+            return ("ssh-rsa" if algorithm.startswith("rsa-") else algorithm) in known
+
+        return tuple(sorted(ours, key=lambda algorithm: not can_be_checked(algorithm)))
 
     def _look(
-        self, host: str, port: int, alias: str | None, shown: str | None, paths: list[str]
+        self, host: str, port: int, alias: str | None, shown: bytes | None, paths: list[str]
     ) -> HostKeys:
         first, *others = host_names(host, port, alias)
         keys = self.find([first], paths)
@@ -167,9 +153,7 @@ class KnownHosts:
                 keys.known = [entry for entry in rest.known if shown in (None, entry.key)]
         return keys
 
-    def _add(
-        self, path: str, name: str, key_type: str, shown: str, key: bytes, hash_names: bool
-    ) -> None:
+    def _add(self, path: str, name: str, key_type: str, key: bytes, hash_names: bool) -> None:
         """Append one line, unless another process has done it meanwhile.
 
         The file is locked while it is read again and appended to with one write, and
@@ -190,12 +174,13 @@ class KnownHosts:
 
                 fcntl.flock(fd, fcntl.LOCK_EX)
             keys = self.find([name], [path])
-            if _decide(keys, name, key_type, shown, key):
+            _refuse_revoked(keys, name, key_type, key)
+            if _decide(keys, name, key_type, key):
                 return
             size = os.fstat(fd).st_size
             unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
             written = hash_name(name) if hash_names else name
-            line = f"{written} {key_type} {shown}\n"
+            line = f"{written} {key_type} {base64.b64encode(key).decode()}\n"
             try:
                 os.write(fd, (("\n" if unfinished else "") + line).encode())
             except OSError as error:
@@ -206,7 +191,7 @@ class KnownHosts:
         finally:
             os.close(fd)
 
-    def _load(self, path: str) -> _File | None:
+    def _load(self, path: str) -> KnownHostsFile | None:
         path = os.path.expanduser(path)
         with self._lock:
             try:
@@ -226,7 +211,7 @@ class KnownHosts:
                     raise
                 return None
             self.reads += 1
-            self._files[path] = parsed = _parse(path, signature, data)
+            self._files[path] = parsed = KnownHostsFile(path, signature, data)
             return parsed
 
 
@@ -244,27 +229,6 @@ def fingerprint(key: bytes) -> str:
     return f"SHA256:{digest}"
 
 
-def hash_name(name: str, salt: bytes | None = None) -> str:
-    """Return `name` as a hashed name, with a salt of its own."""
-    salt = os.urandom(20) if salt is None else salt
-    digest = hmac.digest(salt, name.encode(), "sha1")
-    return f"|1|{base64.b64encode(salt).decode()}|{base64.b64encode(digest).decode()}"
-
-
-def _hashed(file: _File, name: str) -> list[Entry]:
-    entries = file.asked.get(name)
-    if entries is None:
-        data = name.encode()
-        sha1 = hashlib.sha1
-        # HMAC with the padded key made beforehand (RFC 2104): half the time of `hmac`.
-        entries = file.asked[name] = [
-            entry
-            for inner, outer, digest, entry in file.hashed
-            if sha1(outer + sha1(inner + data).digest()).digest() == digest
-        ]
-    return entries
-
-
 def _sort(found: HostKeys, entry: Entry) -> None:
     if entry.marker == "":
         found.known.append(entry)
@@ -274,32 +238,54 @@ def _sort(found: HostKeys, entry: Entry) -> None:
         found.authorities.append(entry)
 
 
-def _decide(keys: HostKeys, name: str, key_type: str, shown: str, key: bytes) -> bool:
-    """Return whether the key is known; raise if it is revoked or another one is known."""
+def _refuse_revoked(keys: HostKeys, name: str, key_type: str, key: bytes) -> None:
+    """Raise if a ``@revoked`` line has the key."""
     for entry in keys.revoked:
-        if entry.key == shown:
+        if entry.key == key:
             raise HostKeyError(
                 f"the {key_type} key of {name} is revoked by {entry.where}: {fingerprint(key)}"
             )
-    if any(entry.key == shown for entry in keys.known):
+
+
+def _refuse_unproven(
+    certificate: certificates.Certificate, keys: HostKeys, name: str, host: str
+) -> None:
+    """Raise if a certificate does not prove its key, by an authority that is known."""
+    signed_by = [entry for entry in keys.authorities if entry.key == certificate.authority]
+    if not signed_by:
+        raise HostKeyError(
+            f"the certificate of {name} is signed by {fingerprint(certificate.authority)}, which"
+            " no @cert-authority for that host has"
+        )
+    problem = certificate.host_problem(host)
+    if problem is not None:
+        raise HostKeyError(
+            f"the certificate of {name} {problem}; it is signed by the @cert-authority of"
+            f" {signed_by[0].where}: {fingerprint(certificate.authority)}"
+        )
+
+
+def _decide(keys: HostKeys, name: str, key_type: str, key: bytes) -> bool:
+    """Return whether the key is known; raise if another one is known."""
+    if any(entry.key == key for entry in keys.known):
         return True
     for entry in keys.known:
         if entry.key_type == key_type:
             raise HostKeyError(
                 f"the {key_type} key of {name} has changed: it shows {fingerprint(key)},"
-                f" {entry.where} has {_fingerprint_of(entry)}; someone may be listening in,"
+                f" {entry.where} has {fingerprint(entry.key)}; someone may be listening in,"
                 " or the host was set up anew: then remove that line"
             )
     if keys.known:
         entry = keys.known[0]
         raise HostKeyError(
             f"{name} shows a {key_type} key, {fingerprint(key)}, and is known by another type"
-            f" of key only: {entry.where} has {entry.key_type} {_fingerprint_of(entry)}"
+            f" of key only: {entry.where} has {entry.key_type} {fingerprint(entry.key)}"
         )
     return False
 
 
-def _refuse_revoked(path: str, name: str, key_type: str, shown: str, key: bytes) -> None:
+def _refuse_listed(path: str, name: str, key_type: str, key: bytes) -> None:
     """Raise if a file of revoked keys has the key, or cannot be understood."""
     try:
         with open(os.path.expanduser(path), "rb") as file:
@@ -314,8 +300,9 @@ def _refuse_revoked(path: str, name: str, key_type: str, shown: str, key: bytes)
             f"whether the {key_type} key of {name} is revoked cannot be told: RevokedHostKeys"
             f" {path} is a key revocation list, which is not understood; plain keys are"
         )
+    shown = base64.b64encode(key)
     for number, line in enumerate(data.split(b"\n"), 1):
-        if shown.encode() in line.split():
+        if shown in line.split():
             raise HostKeyError(
                 f"the {key_type} key of {name} is revoked by {path}:{number}: {fingerprint(key)}"
             )
@@ -330,57 +317,5 @@ def _unknown(
         " compare it with the host's own, then add it (or use accept_new=True)"
     )
     if keys.authorities:
-        message += f"; {keys.authorities[0].where} has a @cert-authority, which is not understood"
+        message += f"; it has no certificate by the @cert-authority of {keys.authorities[0].where}"
     return HostKeyError(message)
-
-
-def _fingerprint_of(entry: Entry) -> str:
-    try:
-        return fingerprint(base64.b64decode(entry.key))
-    except binascii.Error:
-        return "an unreadable key"
-
-
-def _parse(path: str, signature: tuple[int, int, int], data: bytes) -> _File:
-    file = _File(signature)
-    reported = False
-    for number, raw in enumerate(data.decode("utf-8", "surrogateescape").split("\n"), 1):
-        words = raw.split(None, 4)
-        if not words or words[0].startswith("#"):
-            continue
-        marker = words.pop(0) if words[0].startswith("@") else ""
-        if len(words) < 3:
-            log.warning("%s:%d is no line of a known_hosts file", path, number)
-            continue
-        names, key_type, key = words[:3]
-        if marker not in ("", "@revoked", "@cert-authority"):
-            log.warning("%s:%d has the marker %s, which is not understood", path, number, marker)
-            continue
-        if marker == "@cert-authority" and not reported:
-            reported = True
-            log.warning(
-                "%s:%d has a @cert-authority: host certificates are not understood, its hosts"
-                " need their plain keys listed",
-                path,
-                number,
-            )
-        entry = Entry(marker, key_type, key, path, number)
-        if names.startswith("|1|"):
-            _add_hashed(file, names, entry)
-        elif "*" in names or "?" in names or "!" in names:
-            file.patterns.append((tuple(names.split(",")), entry))
-        else:
-            for name in names.lower().split(","):
-                file.plain.setdefault(name, []).append(entry)
-    return file
-
-
-def _add_hashed(file: _File, names: str, entry: Entry) -> None:
-    try:
-        _, _, salt, digest = names.split("|")
-        key = binascii.a2b_base64(salt).ljust(64, b"\0")
-        wanted = binascii.a2b_base64(digest)
-    except (ValueError, binascii.Error):
-        log.warning("%s has a hashed name that cannot be read", entry.where)
-        return
-    file.hashed.append((key.translate(_INNER), key.translate(_OUTER), wanted, entry))

@@ -32,6 +32,7 @@ from parallel_exec.environments import room
 from parallel_exec.environments.ssh import dial
 from parallel_exec.environments.ssh.auth import login
 from parallel_exec.environments.ssh.border import paramiko
+from parallel_exec.environments.ssh.certificates import CERTIFICATE
 from parallel_exec.environments.ssh.channel import RefusedError, Tunnel
 from parallel_exec.environments.ssh.config import HostConfig, resolve
 from parallel_exec.environments.ssh.connection import BrokenError, Transport, choose
@@ -793,19 +794,15 @@ class HostPool:
         ):
             if not chosen:
                 raise ConfigError(f"{self.name}: paramiko has none of the configured {name}")
-        types = known_hosts.types(
-            config.host_name, config.port, config.host_key_alias, self._known_files(config)
+        keys = list(transport._preferred_keys)
+        keys = [*(f"{name}{CERTIFICATE}" for name in keys), *keys]
+        transport._preferred_keys = known_hosts.algorithms(
+            config.host_name,
+            config.port,
+            config.host_key_alias,
+            self._known_files(config),
+            choose(keys, config.host_key_algorithms, list(transport._key_info)),
         )
-        algorithms: list[str] = []
-        for kind in types:
-            algorithms += ["rsa-sha2-512", "rsa-sha2-256"] if kind == "ssh-rsa" else [kind]
-        ours = choose(
-            transport._preferred_keys, config.host_key_algorithms, list(transport._key_info)
-        )
-        # The types the host is known by first, as OpenSSH does: else it might show one
-        # that nobody has written down.
-        known = [name for name in algorithms if name in ours]
-        transport._preferred_keys = tuple(dict.fromkeys([*known, *ours]))
 
     def _known_files(self, config: HostConfig) -> list[str]:
         if self.settings.known_hosts is not None:
@@ -830,6 +827,7 @@ class HostPool:
                 accept_new=accept_new,
                 hash_names=config.hash_known_hosts,
                 revoked_keys=config.revoked_host_keys,
+                certificate=transport.certificate(),
             )
         except HostKeyError as error:
             raise HostKeyError(f"{self.name}: {error}", environment=self.name) from None

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import logging
+import struct
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -14,8 +17,16 @@ from parallel_exec.environments.ssh.known_hosts import KnownHosts, fingerprint, 
 from parallel_exec.errors import HostKeyError
 
 ROOT = Path(__file__).parents[3]
-KEY, OTHER = b"the key" * 5, b"another" * 5
 KIND = "ssh-ed25519"
+
+
+def make(text: bytes, kind: str = KIND) -> bytes:
+    """Return a key in the protocol's form, with something for its numbers."""
+    parts = [kind.encode(), hashlib.sha256(text).digest()] + [b"more"] * (kind == "ssh-rsa")
+    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+
+
+KEY, OTHER = make(b"the key" * 5), make(b"another" * 5)
 
 
 def line(names: str, key: bytes = KEY, kind: str = KIND, marker: str = "") -> str:
@@ -90,7 +101,7 @@ def test_changed_key_names_the_line(tmp_path: Path) -> None:
 def test_key_of_another_type_is_not_new(tmp_path: Path) -> None:
     """A host that is known is not asked for a weaker proof."""
     path = tmp_path / "known_hosts"
-    path.write_text(line("web", OTHER, kind="ssh-rsa"))
+    path.write_text(line("web", make(b"other" * 5, "ssh-rsa"), kind="ssh-rsa"))
     with pytest.raises(HostKeyError, match="another type"):
         verify(path, accept_new=True)
 
@@ -134,13 +145,76 @@ def test_file_of_revoked_keys_that_tells_nothing(tmp_path: Path, content: bytes 
         verify(path, revoked_keys=str(revoked))
 
 
-def test_cert_authority_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """In the log and in the error, and it makes no host known."""
+def test_authority_makes_no_key_known(tmp_path: Path) -> None:
+    """A host without a certificate is unknown, and the error says whose it lacks."""
     path = tmp_path / "known_hosts"
     path.write_text(line("*", marker="@cert-authority "))
-    with caplog.at_level(logging.WARNING), pytest.raises(HostKeyError, match="cert-authority"):
+    with pytest.raises(HostKeyError, match=r"no certificate by the @cert-authority of .*:1"):
         verify(path)
-    assert "@cert-authority" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"web {KIND} {base64.b64encode(make(b'x', 'ssh-rsa')).decode()}",
+        f"web ssh-rsa {base64.b64encode(KEY).decode()}",
+        f"web {KIND} !!!!",
+        f"web {KIND} {base64.b64encode(KEY[:-3]).decode()}",
+        f"web {KIND} {base64.b64encode(KEY + b'more').decode()}",
+        f"web {KIND}",
+        f"@strange web {KIND} {base64.b64encode(KEY).decode()}",
+        f"|1|short|short {KIND} {base64.b64encode(KEY).decode()}",
+        "web",
+        "@revoked",
+    ],
+)
+def test_lines_that_are_none(tmp_path: Path, text: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They are reported, and make nothing known, nor revoked."""
+    path = tmp_path / "known_hosts"
+    path.write_text(f"#\n{text}\n")
+    with caplog.at_level(logging.WARNING), pytest.raises(HostKeyError, match="is unknown"):
+        verify(path)
+    assert f"{path}:2 " in caplog.text
+    path.write_text(f"{text}\n{line('web')}")
+    verify(path)
+
+
+def test_order_of_algorithms(tmp_path: Path) -> None:
+    """Those of known keys come first, in our order and not in that of the file."""
+    path = tmp_path / "known_hosts"
+    ours = ["a-cert-v01@openssh.com", KIND, "ecdsa-sha2-nistp256", "rsa-sha2-512", "rsa-sha2-256"]
+
+    def order() -> list[str]:
+        return list(KnownHosts().algorithms("web", 22, None, [str(path)], ours))
+
+    path.write_text("")
+    assert order() == ours[1:]
+    path.write_text(line("web", make(b"stale", "ssh-rsa"), "ssh-rsa"))
+    assert order() == ["rsa-sha2-512", "rsa-sha2-256", KIND, "ecdsa-sha2-nistp256"]
+    with path.open("a") as file:
+        file.write(line("web"))
+    assert order() == [KIND, "rsa-sha2-512", "rsa-sha2-256", "ecdsa-sha2-nistp256"]
+    with path.open("a") as file:
+        file.write(line("w*", marker="@cert-authority "))
+    assert order() == [ours[0], KIND, "rsa-sha2-512", "rsa-sha2-256", "ecdsa-sha2-nistp256"]
+
+
+def test_memory_of_a_large_file(tmp_path: Path) -> None:
+    """A file takes at most three and a third of its own size at once, whatever is in it."""
+    path = tmp_path / "known_hosts"
+    kinds = {
+        "plain": [line(f"host-{n}.example.com,10.0.{n >> 8}.{n & 255}") for n in range(20_000)],
+        "hashed": [line(hash_name(f"host-{n}")) for n in range(20_000)],
+    }
+    for lines in kinds.values():
+        path.write_text("".join(lines))
+        tracemalloc.start()
+        known = KnownHosts()
+        found = known.find(["host-77.example.com", "host-77"], [str(path)])
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert len(found.known) == 1
+        assert peak < path.stat().st_size * 10 / 3
 
 
 def test_alias_replaces_the_name(tmp_path: Path) -> None:
@@ -177,11 +251,12 @@ def test_new_key_is_appended_after_an_unfinished_line(tmp_path: Path) -> None:
 
 
 ADD = """
-import sys
+import base64, sys
 from parallel_exec.environments.ssh.known_hosts import KnownHosts
+key = base64.b64decode(sys.argv[3])
 for n in range(int(sys.argv[2]), int(sys.argv[2]) + 25):
     KnownHosts().verify(
-        f"host{n % 50}", 22, "ssh-ed25519", b"the key" * 5, alias=None, user_files=sys.argv[1:2],
+        f"host{n % 50}", 22, "ssh-ed25519", key, alias=None, user_files=sys.argv[1:2],
         global_files=[], accept_new=True, hash_names=False,
     )
 """
@@ -191,7 +266,9 @@ def test_many_processes_write_the_file(tmp_path: Path) -> None:
     """Every host once, every line whole."""
     path = tmp_path / "known_hosts"
     workers = [
-        subprocess.Popen([sys.executable, "-c", ADD, str(path), str(n * 13)], cwd=ROOT)
+        subprocess.Popen(
+            [sys.executable, "-c", ADD, str(path), str(n * 13), base64.b64encode(KEY)], cwd=ROOT
+        )
         for n in range(4)
     ]
     assert [worker.wait() for worker in workers] == [0] * 4

@@ -150,7 +150,11 @@ class ConnectTimeoutError(ConnectError, TimeoutError):
 
 
 class AuthenticationError(HostError):
-    """The host refused every way to log in that was offered."""
+    """The host refused every way to log in that was offered, or hung up as its answer.
+
+    Also raised where it asks what nobody answers, and where an expired password must be
+    changed before anything runs.
+    """
 
 
 class SudoError(AuthenticationError):

@@ -168,8 +168,8 @@ class Running:
                 if not self._start():
                     return self._never_ran()
                 self._drive()
-            except BrokenError:
-                pass  # the channel says so too
+            except BrokenError:  # the channel says so too
+                self._why = self._why or self._stop.reason
             return self._conclude()
         finally:
             self._channel.finish()
@@ -541,21 +541,25 @@ class Running:
 
     def _why_lost(self) -> str:
         """Return why no exit status came."""
+        if broken := self._broken():
+            return f"the connection was lost ({broken})"
+        return "the host closed its channel without an exit status"
+
+    def _broken(self) -> str | None:
+        """Return why the connection has ended, or is about to; None if it lives."""
         assert self._transport is not None
-        if self._transport.active:
-            return "the host closed its channel without an exit status"
-        return f"the connection was lost ({self._transport.reason()})"
+        gone = self._transport.why is not None or not self._transport.active
+        return self._transport.reason() if gone else None
 
     def _why_not_known(self, why: Stopped) -> str:
         """Return why it is not known whether a stopped command has ended."""
-        assert self._transport is not None
         limit = self._command.timeout
         told = {
             "timeout": "was over its timeout" + (f" of {limit:g} s" if limit is not None else ""),
             "output": f"printed more than {self._command.max_output_bytes} bytes",
         }.get(why, "was cancelled")
-        if not self._transport.active:
-            lost = f"then the connection was lost ({self._transport.reason()})"
+        if broken := self._broken():
+            lost = f"then the connection was lost ({broken})"
         elif not self._leaders:
             lost = "the host never said that it had begun"
         else:

@@ -16,7 +16,7 @@ import pytest
 
 import parallel_exec as px
 from parallel_exec.environments.base import Stop
-from parallel_exec.environments.ssh import ending, running as running_module
+from parallel_exec.environments.ssh import connection, ending, running as running_module
 from parallel_exec.errors import (
     CommandTimeoutError,
     ConnectionLostError,
@@ -259,3 +259,31 @@ def test_a_login_shell_that_leaves_something_behind(base: Path, make_sshd: Any) 
             assert result.result(60).stopped == "cancel"
         server.close()
         assert running(f"sleep {word}") == []
+
+
+class TakesNothing(Honest):
+    """Has room for much input, and reads none of it."""
+
+    def prepare(self, transport: Any) -> None:
+        """Announce the room."""
+        transport.default_window_size = 200 << 20
+
+    def command(self, session: Session) -> None:
+        """Begin."""
+        session.begin()
+        session.deaf()
+        session.wait()
+
+
+def test_a_command_that_is_stuck_in_writing(
+    hostile: Serve, short: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is let go as well, and the error says why it was to be ended."""
+    monkeypatch.setattr(connection, "HURRY_S", 0.5)
+    host = hostile(TakesNothing()).host()
+    with (
+        open("/dev/zero", "rb") as endless,
+        pytest.raises(ConnectionLostError, match="over its timeout") as caught,
+    ):
+        host.run("cat", input=endless, timeout=0.5, kill_after=0.1)
+    assert "and then the connection was lost" in str(caught.value)

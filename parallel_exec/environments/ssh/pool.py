@@ -65,6 +65,7 @@ CLEARING_S = 2.0  # that `close` gives the ending of what broken connections hav
 # stands for the first since 10, also when it punishes an address (PerSourcePenalties).
 TOO_MANY = ("Exceeded MaxStartups", "Not allowed at this time")
 TRIES = 12  # of a handshake that is refused before anything ran
+TURN_S, TURNS = 60.0, 20  # for a turn to log in: seconds at least, times `connect_timeout`
 DEEPEST_JUMP = 8
 BELIEF_S = 30.0  # after a refusal, how long the number of channels is believed
 DOUBTFUL_BELIEF_S = 1.0
@@ -665,7 +666,7 @@ class HostPool:
         try:
             gate = gate_of(route.endpoint())
             asked = time.monotonic()
-            entry = gate.enter(timeout=min(within, max(60.0, 20 * timeout)))
+            entry = gate.enter(timeout=min(within, max(TURN_S, TURNS * timeout)))
             if entry is None:
                 raise ConnectTimeoutError(f"{self.name}: too many handshakes wait for this server")
             try:

@@ -178,6 +178,7 @@ class Honest:
     methods = METHODS  # the ways to log in
     server: Hostile  # where it happens; set when that starts
     room: int | None = None  # bytes that the system takes of a connection before they are read
+    window = 1 << 21  # bytes of input that a command may be sent before it takes any
 
     def raw(self, line: Line) -> bool:
         """Talk in bytes; return whether that was all, so that no handshake follows."""
@@ -365,7 +366,7 @@ class _Transport(paramiko.Transport):  # type: ignore[misc]
     """A server's side, quiet in the log."""
 
     def __init__(self, sock: socket.socket, over: threading.Event, behaviour: Honest) -> None:
-        super().__init__(sock, packetizer_class=_Packetizer)
+        super().__init__(sock, packetizer_class=_Packetizer, default_window_size=behaviour.window)
         self.packetizer.over = over
         self.behaviour = behaviour
         self.daemon = True

@@ -13,6 +13,7 @@ import os
 import resource
 import select
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -98,6 +99,7 @@ def bare(count: int, in_flight: int) -> Figures:
     null = os.open(os.devnull, os.O_RDWR)
     running: dict[int, tuple[int, int, int]] = {}
     started = ended = 0
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # as `spawn` wants
     with select.epoll() as epoll, _Clock(count) as clock:
         while ended < count:
             while started < count and len(running) < in_flight:
@@ -116,6 +118,7 @@ def bare(count: int, in_flight: int) -> Figures:
                     os.close(fd)
                 os.close(exit_fd)
                 ended += 1
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     os.close(null)
     return clock.figures
 

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,17 +20,29 @@ from parallel_exec.environments.local import collect, spawn
 from parallel_exec.environments.local.collect import ALONE, ENDED, FAILED
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no extension elsewhere")
-Spawn = Callable[..., tuple[int, int, int, int, int]]
-WAYS = {"popen": spawn.popen}
-if spawn.fast is not None:
-    WAYS["extension"] = spawn.spawn
+WAYS = spawn.WAYS if spawn.fast is not None else ("popen",)
 
 
-@pytest.fixture(params=list(WAYS.values()), ids=list(WAYS))
-def start(request: pytest.FixtureRequest) -> Spawn:
-    """Each way there is here."""
-    way: Spawn = request.param
-    return way
+class Spawn:
+    """`spawn.spawn` in one way, called as by the service thread: with all signals blocked."""
+
+    def __init__(self, way: str) -> None:
+        self.way = way
+
+    def __call__(self, *arguments: Any, **options: Any) -> tuple[int, int, int, int, int]:
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            return spawn.spawn(*arguments, **options)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+@pytest.fixture(params=WAYS)
+def start(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Spawn:
+    """Each way there is here, for programs of a test's own, too."""
+    monkeypatch.setenv(spawn.VARIABLE, request.param)
+    monkeypatch.setattr(spawn, "way", lambda: request.param)
+    return Spawn(request.param)
 
 
 @pytest.fixture
@@ -104,7 +117,7 @@ def test_signals_are_as_other_programs_expect_them(output: Callable[..., str]) -
         signal.signal(signal.SIGUSR2, before[1])
     assert {signal.SIGPIPE, signal.SIGUSR1} <= ours["SigIgn"]  # else this says nothing
     assert theirs["SigIgn"] == ours["SigIgn"] - {signal.SIGPIPE, signal.SIGXFSZ}
-    assert theirs["SigBlk"] == ours["SigBlk"]
+    assert theirs["SigBlk"] == set()
     assert theirs["SigCgt"] == set()
 
 
@@ -131,13 +144,12 @@ os.dup2(null, 2), os.dup2(write, 0), os.dup2(read, 1)
 os.close(write), os.close(read)
 variables = spawn.Variables([b"PATH=/usr/bin:/bin"])
 # It reads from our 1 what it writes to our 0.
-pid, *_ = spawn.{way}(["sh", "-c", "echo there && read line && test $line = there && exit 7"],
+pid, *_ = spawn.spawn(["sh", "-c", "echo there && read line && test $line = there && exit 7"],
                       variables, b"A=1", None, 1, 0, 2)
 status = os.waitpid(pid, 0)[1]
 os.write(kept, str(os.waitstatus_to_exitcode(status)).encode())
 """
-    way = "popen" if start is spawn.popen else "spawn"
-    code = code.format(tree=str(Path(__file__).parents[2]), way=way)
+    code = code.format(tree=str(Path(__file__).parents[2]))
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"7"
 
@@ -161,21 +173,21 @@ def test_the_pipes_are_ours_and_do_not_block(start: Spawn, variables: spawn.Vari
 
 
 @linux
-def test_a_start_that_is_not_waited_for_fails_with_its_exit(variables: spawn.Variables) -> None:
+def test_a_start_that_is_not_waited_for_fails_with_its_exit(
+    start: Spawn, variables: spawn.Variables
+) -> None:
     """If it has not been told at once; and an exit status of 127 is no failed start."""
-    if spawn.fast is None:
-        return  # `Popen` waits
     streams = [spawn.PIPE] * 3
     for words, expected in ((["/no/program"], errno.ENOENT), (["/etc/passwd"], errno.EACCES)):
         try:
-            pid, *fds = spawn.spawn(words, variables, b"A=1", None, *streams, waiting=False)
+            pid, *fds = start(words, variables, b"A=1", None, *streams, waiting=False)
         except OSError as error:
             found: tuple[int | None, int] = error.errno or 0, FAILED
         else:
             found = taken(pid, *fds)
         assert found == (expected, FAILED)
     words = ["sh", "-c", "exit 127"]
-    pid, *fds = spawn.spawn(words, variables, b"A=1", None, *streams, waiting=False)
+    pid, *fds = start(words, variables, b"A=1", None, *streams, waiting=False)
     assert taken(pid, *fds) == (127 << 8, 0)
 
 
@@ -194,7 +206,7 @@ def taken(pid: int, pidfd: int, stdin: int, stdout: int, stderr: int) -> tuple[i
 @linux
 def test_our_ends_leave_the_low_descriptors_alone(start: Spawn, variables: spawn.Variables) -> None:
     """Children get the low ones, and so nothing else is copied for them."""
-    if start is spawn.popen:
+    if start.way == "popen":
         return  # there everything is copied
     lowest = os.dup(0)
     os.close(lowest)
@@ -222,7 +234,7 @@ started = []
 for more in range(16):
     resource.setrlimit(resource.RLIMIT_NOFILE, (first + more, 4096))
     try:
-        pid, *ours = spawn.{way}(["true"], variables, b"A=1", None, *[spawn.PIPE] * 3)
+        pid, *ours = spawn.spawn(["true"], variables, b"A=1", None, *[spawn.PIPE] * 3)
     except OSError as error:
         assert error.errno in spawn.SCARCE, error
         started.append(False)
@@ -242,8 +254,7 @@ for more in range(16):
         raise AssertionError("a child is left")
 print(started == sorted(started) and set(started) == {{False, True}})
 """
-    way = "popen" if start is spawn.popen else "spawn"
-    code = code.format(tree=str(Path(__file__).parents[2]), way=way)
+    code = code.format(tree=str(Path(__file__).parents[2]))
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True)
     assert done.stdout == b"True\n"
 

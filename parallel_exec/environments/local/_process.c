@@ -639,11 +639,12 @@ static int be_probe(void *arg)
  * probe(waiting): whether the system does what is needed here (Linux 5.9), and lets a child share
  * its parent's memory and says when it does no more, which emulators do not. With `waiting` as
  * after vfork. The child sends no signal at its end, and is seen by nobody who waits for any.
+ * Raises OSError if that cannot be told now, for want of a descriptor, a process or memory.
  */
 static PyObject *probe(PyObject *Py_UNUSED(module), PyObject *args)
 {
     volatile int shared = 0;
-    int waiting, works;
+    int waiting, works, error;
     Start *start;
     pid_t pid;
 
@@ -654,6 +655,7 @@ static PyObject *probe(PyObject *Py_UNUSED(module), PyObject *args)
     waiting = waiting || !CONCURRENT;
     Py_BEGIN_ALLOW_THREADS
     pid = run(be_probe, (void *)&shared, start, waiting ? CLONE_VFORK : 0);
+    error = pid < 0 ? errno : 0;
     if (pid >= 0)
         wait_for(pid, -1, __WALL);
     Py_END_ALLOW_THREADS
@@ -662,6 +664,10 @@ static PyObject *probe(PyObject *Py_UNUSED(module), PyObject *args)
         close(start->plan.pidfd);
     if (pid < 0 || !start->in_memory) /* else the system may still write to it */
         free(start);
+    if (error == EMFILE || error == ENFILE || error == EAGAIN || error == ENOMEM) {
+        errno = error;
+        return PyErr_SetFromErrno(PyExc_OSError);
+    }
     return PyBool_FromLong(works);
 }
 

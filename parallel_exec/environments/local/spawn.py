@@ -132,6 +132,7 @@ def way() -> str:
 
     Raises:
         ConfigError: ``PARALLEL_EXEC_START`` names none of them.
+        OSError: There is no room to find out, now.
     """
     wanted = os.environ.get(VARIABLE, WAYS[0])
     if wanted not in WAYS:

@@ -62,6 +62,7 @@ class Identities:
         self._agent = Agent(path) if path else None
         self._held: dict[bytes, Held] | None = None
         self._files: list[_File] = []
+        self._failed: set[bytes] = set()  # what the agent holds and did not sign for
 
     def close(self) -> None:
         """Close the connection to the agent."""
@@ -77,10 +78,12 @@ class Identities:
         if self._held is None:
             self._held = self._ask_agent(left())
             self._files = [self._look_at(path) for path in self._paths]
-        done: set[bytes] = set()
+        done: dict[bytes, set[bool]] = {}
         for identity in self._in_order():
-            if identity.blob not in done:
-                done.add(identity.blob)
+            before = done.setdefault(identity.blob, set())
+            # A file's own key takes the place of an agent that has failed to sign.
+            if not before or (identity.by_agent not in before and identity.blob in self._failed):
+                before.add(identity.by_agent)
                 yield identity
 
     def _in_order(self) -> Iterator[Identity]:
@@ -138,16 +141,18 @@ class Identities:
         certificate = self._certificate(path, expected=True)
         if certificate is None:
             return
-        sign = self._signer(certificate)
-        if sign is None:
-            for file in self._files:
-                sign = self._sign_with(file, certificate.key)
-                if sign is not None:
-                    break
-        if sign is None:
+        holder = self._holder(certificate)
+        if holder is not None:
+            yield self._by_agent(path, certificate.kind, certificate.blob, holder)
+            if certificate.blob not in self._failed:
+                return
+        for file in self._files:
+            sign = self._sign_with(file, certificate.key)
+            if sign is not None:
+                yield Identity(path, certificate.kind, certificate.blob, sign)
+                return
+        if holder is None:
             self._note(f"there is no key for {path}")
-            return
-        yield Identity(path, certificate.kind, certificate.blob, sign)
 
     def _held_of(self, file: _File) -> Iterator[Identity]:
         """Offer what the agent holds of a file."""
@@ -156,35 +161,44 @@ class Identities:
         if held is not None:
             yield self._from_agent(held)
         certificate = file.certificate
-        sign = self._signer(certificate) if certificate is not None else None
-        if certificate is not None and sign is not None:
+        holder = self._holder(certificate) if certificate is not None else None
+        if certificate is not None and holder is not None:
             name = file.path if file.kind.endswith(CERTIFICATE) else f"{file.path}{BESIDE}"
-            yield Identity(name, certificate.kind, certificate.blob, sign)
+            yield self._by_agent(name, certificate.kind, certificate.blob, holder)
 
-    def _signer(self, certificate: Certificate) -> Sign | None:
-        """Return how the agent signs for a certificate, if it holds its key."""
+    def _holder(self, certificate: Certificate) -> bytes | None:
+        """Return what the agent holds that signs for a certificate."""
         assert self._held is not None
-        for blob in (certificate.key, certificate.blob):
-            if blob in self._held:
-                return self._agent_sign(blob)
-        return None
+        held = (blob for blob in (certificate.key, certificate.blob) if blob in self._held)
+        return next(held, None)
 
-    def _agent_sign(self, blob: bytes) -> Sign:
+    def _by_agent(self, name: str, kind: str, blob: bytes, holder: bytes) -> Identity:
+        """Return what is offered as `blob` and signed by what the agent holds as `holder`."""
         agent = self._agent
         assert agent is not None
-        return lambda data, algorithm, timeout: agent.sign(blob, data, algorithm, timeout)
+
+        def sign(data: bytes, algorithm: str, timeout: float) -> bytes:
+            try:
+                return agent.sign(holder, data, algorithm, timeout)
+            except AgentError:
+                self._failed.add(blob)
+                raise
+
+        return Identity(name, kind, blob, sign, by_agent=True)
 
     def _from_agent(self, held: Held) -> Identity:
         size = int.from_bytes(held.blob[:4], "big")
         kind = held.blob[4 : 4 + size].decode("ascii", "replace")
-        return Identity(f"agent key {kind}", kind, held.blob, self._agent_sign(held.blob))
+        return self._by_agent(f"agent key {kind}", kind, held.blob, held.blob)
 
     def _of_file(self, file: _File) -> Iterator[Identity]:
         assert self._held is not None
-        if file.blob in self._held:
-            return  # the agent has it, and signs with it
+        certificate = file.certificate
+        blobs = {file.blob} if certificate is None else {file.blob, certificate.blob}
+        if file.blob in self._held and not blobs & self._failed:
+            return  # the agent has it, and signs with it: nobody needs the passphrase
         if file.kind.endswith(CERTIFICATE):
-            if file.certificate is None or self._signer(file.certificate) is None:
+            if certificate is None or self._holder(certificate) is None:
                 self._note(f"there is no key for {file.path}")
             return
         try:
@@ -196,12 +210,9 @@ class Identities:
         except UnusableKeyError as error:
             self._note(str(error))
             return
-        if key.blob in self._held:
-            return
         yield Identity(
             file.path, key.kind, key.blob, lambda data, algorithm, _: key.sign(data, algorithm)
         )
-        certificate = file.certificate
         if certificate is not None and certificate.key == key.blob:
             yield Identity(
                 f"{file.path}{BESIDE}",

@@ -48,12 +48,14 @@ class Identity:
         kind: The type of `blob`.
         blob: The public key or the certificate, as the protocol has it.
         sign: Signs data with an algorithm, within a number of seconds.
+        by_agent: Whether an agent signs, which may ask its user for each signature.
     """
 
     name: str
     kind: str
     blob: bytes
     sign: Callable[[bytes, str, float], bytes]
+    by_agent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Outcome:
         accepted: Whether the login is complete.
         partial: Whether this part of it was accepted, and others are missing.
         methods: The methods that can go on.
+        wanted: Whether a key that was only named would be accepted.
         expired: The host wants a new password, since the old one has expired; what it
             says about that.
     """
@@ -93,6 +96,7 @@ class Outcome:
     accepted: bool = False
     partial: bool = False
     methods: tuple[str, ...] = ()
+    wanted: bool = False
     expired: str | None = None
 
 
@@ -106,6 +110,7 @@ class UserAuth(auth_handler.AuthHandler):  # type: ignore[misc]
         self._service = False
         self._waiting = False
         self._gone = False
+        self._only_named = False  # whether the key that was sent last has no signature yet
         self._answer: Outcome | Dialog | None = None
         self.words = ""  # the last thing the host said outside of questions
 
@@ -136,16 +141,27 @@ class UserAuth(auth_handler.AuthHandler):  # type: ignore[misc]
         algorithm = self._algorithm(identity.kind)
         if algorithm is None:
             return None
-        message = self._request("publickey")
-        message.add_boolean(True)
-        message.add_string(algorithm)
-        message.add_string(identity.blob)
+        if identity.by_agent:
+            # Its user shall not be asked about a key that the host does not want. Where nobody
+            # is asked, that round trip is saved.
+            named = self._outcome(self._naming(algorithm, identity.blob, signed=False), deadline)
+            if not named.wanted:
+                return named
+        message = self._naming(algorithm, identity.blob, signed=True)
         signed = Message()
         signed.add_string(self.transport.session_id)
         data = signed.asbytes() + message.asbytes()
         plain = algorithm.removesuffix(CERTIFICATE) if rsa else algorithm
         message.add_string(identity.sign(data, plain, sign_within))
         return self._outcome(message, deadline)
+
+    def _naming(self, algorithm: str, blob: bytes, *, signed: bool) -> Any:
+        self._only_named = not signed
+        message = self._request("publickey")
+        message.add_boolean(signed)
+        message.add_string(algorithm)
+        message.add_string(blob)
+        return message
 
     def try_dialog(self, deadline: float) -> Outcome | Dialog:
         """Begin a dialog."""
@@ -281,6 +297,8 @@ class UserAuth(auth_handler.AuthHandler):  # type: ignore[misc]
 
     def _parse_userauth_info_request(self, m: Any) -> None:
         # The number of this message means another thing for each method.
+        if self.auth_method == "publickey" and self._only_named:
+            return self._tell(Outcome(wanted=True))
         if self.auth_method == "password":
             text = m.get_binary()[:LONGEST_BANNER].decode("utf-8", "replace")
             return self._tell(Outcome(expired=text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -59,6 +60,18 @@ def new_key(folder: Path, name: str = "other", *words: str) -> Path:
     size = ("-b", "2048") if "rsa" in words else ()
     keygen("-N", "", "-f", folder / name, *(words or ("-t", "ed25519")), *size)
     return folder / name
+
+
+@contextlib.contextmanager
+def also_taken(trusting: Server, key: Path) -> Iterator[None]:
+    """Have the server take another key for a while."""
+    authorized = trusting.base / "authorized_keys"
+    before = authorized.read_text()
+    authorized.write_text(before + Path(f"{key}.pub").read_text())
+    try:
+        yield
+    finally:
+        authorized.write_text(before)
 
 
 def both(trusting: Server, folder: Path, *lines: str) -> tuple[bool, bool]:
@@ -231,10 +244,11 @@ def test_agent_that_refuses_to_sign_with_one_key(
     """The next one is tried; the error names the agent and the key."""
     unconfirmed = new_key(tmp_path, "unconfirmed", "-t", "rsa")
     agent("-c", unconfirmed)
-    with pytest.raises(AuthenticationError, match=r"the agent at .* refused to sign.* ssh-rsa"):
-        run(trusting.backend(identity_file=None), "true")
-    agent(key_of(trusting, tmp_path))
-    assert both(trusting, tmp_path) == IN
+    with also_taken(trusting, unconfirmed):
+        with pytest.raises(AuthenticationError, match=r"agent at .* refused to sign.* ssh-rsa"):
+            run(trusting.backend(identity_file=None), "true")
+        agent(key_of(trusting, tmp_path))
+        assert both(trusting, tmp_path) == IN
 
 
 @pytest.mark.usefixtures("no_agent")
@@ -246,10 +260,7 @@ def test_formats_of_keys(trusting: Server, tmp_path: Path, kind: str, form: str,
     key = tmp_path / "key"
     size = ("-b", "2048") if kind == "rsa" else ()
     keygen("-t", kind, "-m", form, "-N", word, "-f", key, *size)
-    authorized = trusting.base / "authorized_keys"
-    before = authorized.read_text()
-    authorized.write_text(before + Path(f"{key}.pub").read_text())
-    try:
+    with also_taken(trusting, key):
         backend = trusting.backend(identity_file=key, passphrase=word or "of another key")
         assert run(backend, "echo in").text() == "in\n"
         if word:
@@ -260,8 +271,6 @@ def test_formats_of_keys(trusting: Server, tmp_path: Path, kind: str, form: str,
                 run(trusting.backend(identity_file=key), "true")
         else:
             assert both(trusting, tmp_path, f"IdentityFile {key}") == IN
-    finally:
-        authorized.write_text(before)
 
 
 @pytest.mark.usefixtures("no_agent")
@@ -362,6 +371,104 @@ def test_agent_that_lists_a_key_and_never_signs(
     config.write_text(f"IdentityFile {trusting.key}\n")
     backend = trusting.backend(identity_file=None, config=config, connect_timeout=3)
     assert run(backend, "echo in").text() == "in\n"
+
+
+class Forwarding:
+    """An agent's socket in front of a real one, that sees what is asked and can refuse to sign."""
+
+    def __init__(self, path: Path, real: str) -> None:
+        self.signs = 0
+        self.mute = False
+        self._real = real
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(10)
+        self._sockets = [self._listener]
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, function: Callable[..., None], *given: socket.socket) -> None:
+        self._threads.append(threading.Thread(target=function, args=given, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.socket(socket.AF_UNIX)
+                far.connect(self._real)
+                self._sockets += [near, far]
+                self._start(self._forward, near, far)
+
+    def _forward(self, near: socket.socket, far: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while request := near.recv(65536):
+                if request[4] == 13:
+                    self.signs += 1
+                    if self.mute:
+                        continue
+                far.sendall(request)
+                near.sendall(far.recv(65536))
+
+    def close(self) -> None:
+        for sock in self._sockets:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        for thread in self._threads:
+            thread.join(10)
+
+
+@pytest.fixture
+def forwarding(agent: Add, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Forwarding]:
+    """What stands in front of the agent that the fixture `agent` fills."""
+    made = Forwarding(tmp_path / "forwarding.sock", os.environ["SSH_AUTH_SOCK"])
+    yield made
+    made.close()
+
+
+def test_agent_signs_only_with_keys_that_the_host_wants(
+    trusting: Server, tmp_path: Path, agent: Add, forwarding: Forwarding
+) -> None:
+    """It may ask its user for each signature."""
+    for number in range(3):
+        agent(new_key(tmp_path, f"unknown-{number}"))
+    agent(key_of(trusting, tmp_path))
+    config = tmp_path / "config"
+    config.write_text(f"IdentityAgent {tmp_path}/forwarding.sock\n")
+    backend = trusting.backend(identity_file=None, config=config)
+    assert run(backend, "echo in").text() == "in\n"
+    assert forwarding.signs == 1
+
+
+def test_file_takes_the_place_of_an_agent_that_does_not_sign(
+    trusting: Server, tmp_path: Path, agent: Add, forwarding: Forwarding
+) -> None:
+    """Also where both have the same key, and for its certificate."""
+    agent(key_of(trusting, tmp_path))
+    forwarding.mute = True
+    config = tmp_path / "config"
+    config.write_text(f"IdentityAgent {tmp_path}/forwarding.sock\n")
+    backend = trusting.backend(config=config, connect_timeout=3)
+    assert run(backend, "echo in").text() == "in\n"
+    other = new_key(tmp_path)
+    sign(trusting, other)
+    agent("-d", key_of(trusting, tmp_path))
+    agent(other)
+    backend = trusting.backend(identity_file=other, config=config, connect_timeout=3)
+    assert run(backend, "echo in").text() == "in\n"
+    assert forwarding.signs == 2
+
+
+def test_key_without_a_public_half_beside_it_that_the_agent_holds_too(
+    trusting: Server, tmp_path: Path, agent: Add
+) -> None:
+    """It is offered once, and offered at all."""
+    key = new_key(tmp_path, "pem", "-t", "ecdsa", "-m", "PEM")
+    with also_taken(trusting, key):
+        agent(key)
+        Path(f"{key}.pub").unlink()
+        assert both(trusting, tmp_path, f"IdentityFile {key}", "IdentitiesOnly yes") == IN
 
 
 def test_agent_that_is_not_there(

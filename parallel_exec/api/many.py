@@ -11,7 +11,7 @@ from contextlib import closing
 from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-from parallel_exec.api.closing import Closing
+from parallel_exec.api.closing import Forgettable
 from parallel_exec.api.environments import place_of
 from parallel_exec.api.tasks import Task as Given
 from parallel_exec.engine.cancel import CancelToken
@@ -535,7 +535,7 @@ def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outc
     return all_settled(tasks, **options)
 
 
-class AsCompleted(Closing, Iterator[Outcome[T]], Generic[T]):
+class AsCompleted(Forgettable, Iterator[Outcome[T]], Generic[T]):
     """The outcomes of a run as they come; see `as_completed`.
 
     Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
@@ -543,14 +543,10 @@ class AsCompleted(Closing, Iterator[Outcome[T]], Generic[T]):
     """
 
     def __init__(self, many: Many) -> None:
-        self._settled = many.settled()
+        self._values: Generator[Task, None, None] = many.settled()
 
     def __next__(self) -> Outcome[T]:
-        return next(self._settled).outcome()
-
-    def close(self) -> None:
-        """End what still runs, and wait for that. Idempotent."""
-        self._settled.close()
+        return next(self._values).outcome()
 
 
 @overload

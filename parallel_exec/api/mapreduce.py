@@ -7,7 +7,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, Generic, TypeVar, Unpack
 
-from parallel_exec.api.closing import Closing
+from parallel_exec.api.closing import Forgettable
 from parallel_exec.api.many import DEFAULTS, Many, MapOptions, executor_of, gather, named
 from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Call, Send, shown_call
@@ -79,7 +79,7 @@ def parallel_map(
     return gather(_prepare(fn, items, concurrency, "parallel_map", options, first="rejected"))
 
 
-class Imap(Closing, Iterator[R], Generic[R]):
+class Imap(Forgettable, Iterator[R], Generic[R]):
     """The values of a lazy map as they are asked for; see `parallel_imap`.
 
     Leave it by its end, by ``with``, by `close`, or forget it: in each case what still
@@ -87,14 +87,10 @@ class Imap(Closing, Iterator[R], Generic[R]):
     """
 
     def __init__(self, values: Generator[R, None, None]) -> None:
-        self._values = values
+        self._values: Generator[R, None, None] = values
 
     def __next__(self) -> R:
         return next(self._values)
-
-    def close(self) -> None:
-        """End what still runs, and wait for that. Idempotent."""
-        self._values.close()
 
 
 @takes(MapOptions, **DEFAULTS)

@@ -353,7 +353,10 @@ class Run:
                 interrupt = interrupt or raised
                 self.clock.post(self._kill)
         if interrupt is not None:
-            raise interrupt
+            try:
+                raise interrupt
+            finally:
+                del interrupt  # its traceback has this frame
 
     @staticmethod
     def _left_behind(worker: Worker) -> bool:

@@ -17,6 +17,7 @@ __all__ = ["Line", "matches", "read"]
 
 # What follows these is taken as it stands: a command keeps its quotes.
 WHOLE = ("proxycommand", "localcommand")
+SIGNS = ("'", '"', "\\")  # which a backslash keeps from having a meaning
 ALIASES = {
     "challengeresponseauthentication": "kbdinteractiveauthentication",
     "hostbasedkeytypes": "hostbasedacceptedalgorithms",
@@ -94,7 +95,7 @@ def read(path: str, *, own: bool = False) -> list[Line] | None:
     if known is not None and known[0] == signature:
         return known[1]
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape", newline="\n") as file:
             lines = list(_lines(path, file.read()))
     except OSError as error:
         if room.is_shortage(error):  # it is there, and must not be passed over
@@ -116,7 +117,12 @@ def _lines(path: str, text: str) -> Iterator[Line]:
             raise ConfigError(f"{where}: not a setting: {stripped!r}")
         keyword = ALIASES.get(head[1].lower(), head[1].lower())
         rest = stripped[head.end() :]
-        words = (rest,) if keyword in WHOLE else _words(rest, where)
+        if keyword in WHOLE:
+            words: tuple[str, ...] = (rest.lstrip("= \t"),)
+        elif keyword == "proxyjump":  # without quotes, and a comment needs no blank before it
+            words = tuple(rest.partition("#")[0].lstrip("= \t").split())
+        else:
+            words = _words(rest, where)
         if not words or words == ("",):
             raise ConfigError(f"{where}: {head[1]} has no value")
         yield Line(where, keyword, tuple(words))
@@ -126,12 +132,12 @@ def _words(text: str, where: str) -> tuple[str, ...]:
     words: list[str] = []
     word: list[str] | None = None
     quote = ""
-    chars = iter(text)
-    for char in chars:
-        if char == "\\":
-            following = next(chars, "")
-            literal = following in ("'", '"', "\\") or (following == " " and not quote)
-            word = [*(word or []), following if literal else char + following]
+    escaped = False
+    for char, following in zip(text, [*text[1:], ""], strict=False):
+        if escaped:
+            word, escaped = [*(word or []), char], False
+        elif char == "\\" and (following in SIGNS or (following == " " and not quote)):
+            escaped = True
         elif quote:
             if char == quote:
                 quote = ""
@@ -140,7 +146,7 @@ def _words(text: str, where: str) -> tuple[str, ...]:
         elif char in "'\"":
             quote = char
             word = word or []
-        elif char.isspace():
+        elif char in " \t":
             if word is not None:
                 words.append("".join(word))
             word = None

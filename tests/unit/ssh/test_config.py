@@ -461,3 +461,66 @@ def test_the_same_answers_as_openssh(
         patch.setenv("X_FOLDER", "/x folder")
         expected = as_text(interpret(theirs))
     assert as_text(ours) == expected
+
+
+SIGNS = st.sampled_from(
+    [
+        '"',
+        "'",
+        "\\",
+        " ",
+        "\t",
+        "#",
+        "=",
+        "a",
+        "/b",
+        ",",
+        "\\ ",
+        '\\"',
+        "\\'",
+        "\\\\",
+        '"a b"',
+        "\r",
+    ]
+)
+
+
+@needs_ssh
+@settings(max_examples=60, deadline=None)
+@given(
+    keyword=st.sampled_from(["UserKnownHostsFile", "GlobalKnownHostsFile", "HostKeyAlias"]),
+    separator=st.sampled_from([" ", "=", "\t", " = "]),
+    text=st.lists(SIGNS, min_size=1, max_size=6).map("".join),
+)
+def test_the_same_words_as_openssh(
+    tmp_path_factory: pytest.TempPathFactory, keyword: str, separator: str, text: str
+) -> None:
+    """Quotes, backslashes, blanks and comments part a value as there, if both take it."""
+    path = tmp_path_factory.mktemp("config") / "config"
+    path.write_text(f"{keyword}{separator}{text}\n", newline="")
+    theirs = asked(str(path), "web", None)
+    try:
+        ours = resolve(Destination("web"), str(path))
+    except ConfigError:
+        return
+    if theirs is not None:
+        said = {
+            "UserKnownHostsFile": " ".join(ours.user_known_hosts),
+            "GlobalKnownHostsFile": " ".join(ours.global_known_hosts),
+            "HostKeyAlias": ours.host_key_alias,
+        }[keyword]
+        shown = theirs.values.get(keyword.lower(), [None])[0]
+        assert dict.fromkeys((said or "").split()) == dict.fromkeys((shown or "").split())
+
+
+def test_user_in_the_command_of_match_exec(tmp_path: Path) -> None:
+    """It is one word there, whatever is in it, and is executed nowhere."""
+    path = write(
+        tmp_path,
+        f"User a$(x)b\nMatch exec \"echo '%r' >{tmp_path}/said\"\n Port 7\n",
+    )
+    with pytest.raises(ConfigError):
+        resolve(Destination("web"), path)
+    user = "DOMAIN\\u$HOME*"
+    assert resolve(Destination("web", user), path).port == 7
+    assert (tmp_path / "said").read_text() == f"{user}\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -499,3 +500,56 @@ def test_many_logins_ask_the_agent_at_once(trusting: Server, tmp_path: Path, age
     finally:
         for sock in held:
             sock.close()
+
+
+FAULTS = ("none", "ca", "foreign", "expired", "junk", "host", "another key's")
+
+
+def spoilt(trusting: Server, folder: Path, chance: random.Random, name: str) -> list[str]:
+    """Make a key with what may go with it, and give it to the agent or not; return its lines."""
+    key = folder / name
+    if chance.random() < 0.3:
+        key_of(trusting, folder, name)
+    else:
+        new_key(folder, name, "-t", chance.choice(["ed25519", "ecdsa"]))
+    fault = chance.choice(FAULTS)
+    if fault in ("ca", "foreign"):
+        sign(trusting, key, by=fault)
+    elif fault == "expired":
+        sign(trusting, key, valid="-9d:-1d")
+    elif fault == "junk":
+        Path(f"{key}-cert.pub").write_text("ssh-ed25519 junk\n")
+    elif fault == "host":
+        keygen("-s", trusting.base / "ca", "-I", "x", "-h", f"{key}.pub")
+    elif fault == "another key's":
+        sign(trusting, new_key(folder, f"of-{name}")).rename(f"{key}-cert.pub")
+    if chance.random() < 0.4:
+        shutil.copy(key, folder / f"for-agent-{name}")
+        subprocess.run(["ssh-add", "-q", str(folder / f"for-agent-{name}")], check=True)
+    lines = [f"IdentityFile {key}{chance.choice(['', '', '.pub', '-cert.pub'])}"]
+    if fault != "none" and chance.random() < 0.3:
+        Path(f"{key}-cert.pub").rename(folder / f"moved-{name}")
+        lines.append(f"CertificateFile {folder}/moved-{name}")
+    if chance.random() < 0.2:
+        key.chmod(0o644)
+    for path in (key, Path(f"{key}.pub")):
+        if chance.random() < 0.2:
+            path.unlink()
+    return lines
+
+
+@pytest.mark.usefixtures("agent")
+def test_whoever_logs_in_by_openssh_logs_in_here(trusting: Server, tmp_path: Path) -> None:
+    """With keys, certificates and agents in whatever state that chance makes."""
+    seed = random.randrange(10**9)
+    chance = random.Random(seed)
+    for number in range(6):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        subprocess.run(["ssh-add", "-q", "-D"], check=True, capture_output=True)
+        lines = ["IdentitiesOnly yes"] if chance.random() < 0.4 else []
+        for name in ("first", "second", "third")[: chance.randint(1, 3)]:
+            lines += spoilt(trusting, folder, chance, name)
+        chance.shuffle(lines)
+        theirs, ours = both(trusting, folder, *lines)
+        assert ours or not theirs, (seed, number, lines)

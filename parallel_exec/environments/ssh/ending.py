@@ -27,8 +27,8 @@ __all__ = ["LIMIT_S", "Ending", "RunScript", "Sessions"]
 log = logging.getLogger("parallel_exec")
 
 # Seconds after `kill_after`. The documentation says 10: the rest is for what comes after
-# the ending, the last of the output above all.
-LIMIT_S = 9.0
+# the ending, and for a machine that is busy.
+LIMIT_S = 8.0
 OPENING_S = 4.0  # of these for a channel on the command's own connection; then another is made
 LAST_S = 0.3  # for the threads of an ending whose time is over
 

@@ -6,7 +6,7 @@ import logging
 import os
 import pwd
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.base import Stop
+from parallel_exec.environments.base import EndReason, Stop
 from parallel_exec.environments.ssh import connection, ending, running as running_module
 from parallel_exec.errors import (
     CommandTimeoutError,
     ConnectionLostError,
     OutputLimitError,
 )
+from parallel_exec.values.result import Result
 from tests.integration.ssh import server as servers
-from tests.integration.ssh.hostile import Honest, Serve, Session
+from tests.integration.ssh.hostile import Honest, Hostile, Serve, Session
 from tests.integration.ssh.server import Server, end, run, running, wait_until
 from tests.integration.ssh.test_ending import mark
 
@@ -38,11 +39,14 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class NeverEnds(Honest):
-    """Starts every command, that of an ending too, and ends none."""
+    """Starts every command, that of an ending too, and ends none but "true" in the first."""
 
     def command(self, session: Session) -> None:
         """Start it."""
         session.begin()
+        if b"exec true" in session.line:
+            session.request("exit-status", 0)
+            session.channel.close()
         session.wait()
 
 
@@ -75,17 +79,49 @@ class NoSecondChannel(NeverEnds):
         session.wait()
 
 
+def told_to_end(
+    server: Hostile,
+    host: px.SSH,
+    *,
+    when: Callable[[], object] = lambda: True,
+    reason: EndReason = "timeout",
+    kill: bool = False,
+    **options: Any,
+) -> Result:
+    """Run a command, and tell it to end once the server has been asked for it.
+
+    Args:
+        server: Where it runs.
+        host: How it is reached.
+        when: What else is waited for.
+        reason: Why it is to end.
+        kill: Whether it is to be killed once its ending runs.
+        **options: Those of the command.
+    """
+    stop = Stop()
+    with ThreadPoolExecutor(1) as threads:
+        result = threads.submit(run, host, "cat", stop=stop, **options)
+        try:
+            wait_until(lambda: server.lines and when(), "it runs")
+        finally:
+            stop.end(reason)
+        if kill:
+            wait_until(lambda: len(server.lines) == 2, "the ending runs")
+            stop.kill()
+        return result.result(60)
+
+
 @pytest.mark.parametrize("behaviour", [NeverEnds, NeverBegins, NoSecondChannel])
 def test_a_command_that_nobody_ends(
     hostile: Serve, short: None, behaviour: type[Honest], caplog: pytest.LogCaptureFixture
 ) -> None:
     """The call is back, what it returns is that the end is unknown, and there is one ending."""
     server = hostile(behaviour())
+    result = told_to_end(server, server.host(connect_timeout=5), kill_after=0.1)
     with pytest.raises(ConnectionLostError, match=UNKNOWN) as caught:
-        server.host(connect_timeout=5).run("echo hi", timeout=0.3, kill_after=0.1)
-    assert "was over its timeout of 0.3 s" in str(caught.value)
-    assert caught.value.result is not None
-    assert caught.value.result.exit_code is None
+        result.check()
+    assert "was over its timeout" in str(caught.value)
+    assert result.exit_code is None
     assert len(server.lines) <= 2
 
 
@@ -111,14 +147,8 @@ def test_an_ending_has_a_time_of_its_own() -> None:
 def test_kill_cuts_the_time_of_an_ending_short(hostile: Serve, short: None) -> None:
     """A second Ctrl-C does not wait for `kill_after`, nor for what nobody answers."""
     server = hostile(NeverEnds())
-    host, stop = server.host(), Stop()
-    with ThreadPoolExecutor(1) as threads:
-        result = threads.submit(run, host, "echo hi", stop=stop, kill_after=300)
-        wait_until(lambda: server.lines, "it runs")
-        stop.end("cancel")
-        wait_until(lambda: len(server.lines) == 2, "the ending runs")
-        stop.kill()
-        assert result.result(60).stopped == "lost"
+    result = told_to_end(server, server.host(), reason="cancel", kill=True, kill_after=300)
+    assert result.stopped == "lost"
 
 
 def test_a_cancelled_command_that_nobody_ends(hostile: Serve, short: None) -> None:
@@ -173,7 +203,8 @@ def test_a_deadline_with_a_sick_host(hostile: Serve, short: None) -> None:
     """The call is back, and the other hosts have their outcomes."""
     sick, sound = hostile(NeverEnds()), hostile(Honest())
     group = px.Group([sick.host(), sound.host()])
-    outcomes = group.run("echo hi", deadline=0.5, kill_after=0.1)
+    group.run(["true"]).raise_for_failures()
+    outcomes = group.run("echo hi", deadline=2, kill_after=0.1)
     assert isinstance(outcomes[0].reason, ConnectionLostError)
     assert outcomes[1].ok
     group.close()
@@ -203,11 +234,9 @@ def test_a_process_table_that_hangs(make_sshd: Any, base: Path, short: None) -> 
         server = make_sshd(extra=[f"SetEnv PATH={path}"])
         try:
             with pytest.raises(ConnectionLostError, match=UNKNOWN):
-                server.backend().run(f"sleep {word}", timeout=0.5, kill_after=0.1)
+                server.backend().run(f"sleep {word}", timeout=2, kill_after=0.1)
             assert running(f"sleep {word}")
-            outcomes = px.Group([server.backend()]).run(
-                f"sleep {word}", deadline=0.5, kill_after=0.1
-            )
+            outcomes = px.Group([server.backend()]).run(f"sleep {word}", deadline=2, kill_after=0.1)
             assert isinstance(outcomes[0].reason, ConnectionLostError)
             assert len(running(f"sleep {stuck}")) <= 2
         finally:
@@ -224,7 +253,7 @@ def test_a_host_without_a_process_table(make_sshd: Any, base: Path, program: str
         server = make_sshd(extra=[f"SetEnv PATH={path}"])
         try:
             with pytest.raises(ConnectionLostError, match=UNKNOWN):
-                server.backend().run(f"sleep {word}; true", timeout=0.5, kill_after=0.1)
+                server.backend().run(f"sleep {word}; true", timeout=2, kill_after=0.1)
             assert not running(f"sleep {word}")
         finally:
             end(word)
@@ -248,7 +277,7 @@ def test_a_login_shell_that_leaves_something_behind(base: Path, make_sshd: Any) 
         host = server.backend()
         assert host.run("echo hi", kill_after=0.2).text() == "hi\n"
         with pytest.raises(CommandTimeoutError):
-            host.run("sleep 1000", timeout=0.5, kill_after=0.2)
+            host.run("sleep 1000", timeout=1, kill_after=0.2)
         with pytest.raises(OutputLimitError):
             host.run("yes", max_output_bytes=100, kill_after=0.2)
         stop = Stop()
@@ -280,10 +309,39 @@ def test_a_command_that_is_stuck_in_writing(
 ) -> None:
     """It is let go as well, and the error says why it was to be ended."""
     monkeypatch.setattr(connection, "HURRY_S", 0.5)
-    host = hostile(TakesNothing()).host()
-    with (
-        open("/dev/zero", "rb") as endless,
-        pytest.raises(ConnectionLostError, match="over its timeout") as caught,
-    ):
-        host.run("cat", input=endless, timeout=0.5, kill_after=0.1)
-    assert "and then the connection was lost" in str(caught.value)
+    server = hostile(TakesNothing())
+    host = server.host()
+    looks: list[bool] = []
+
+    def stuck() -> bool:
+        assert host._pool is not None
+        transport = host._pool._connections[0].transport
+        looks.append(not transport.clear_to_send_lock.locked())
+        return len(looks) >= 50 and not any(looks[-50:])
+
+    with open("/dev/zero", "rb") as endless:
+        result = told_to_end(server, host, when=stuck, input=endless, kill_after=0.1)
+    assert result.cause is not None
+    assert "over its timeout, and then the connection was lost" in result.cause
+
+
+@pytest.mark.parametrize("behaviour", [NeverEnds, TakesNothing])
+def test_a_sick_host_behind_a_jump_host(
+    sshd: Server,
+    hostile: Serve,
+    short: None,
+    monkeypatch: pytest.MonkeyPatch,
+    behaviour: type[Honest],
+) -> None:
+    """It costs those behind the same one nothing: they go on over its one connection."""
+    monkeypatch.setattr(connection, "HURRY_S", 0.5)
+    jump = sshd.backend()
+    before = sshd.logins()
+    sick, sound = hostile(behaviour()), hostile(Honest())
+    hosts = [sick.host(jump=jump), sound.host(jump=jump)]
+    assert hosts[1].run("true").ok
+    with open("/dev/zero", "rb") as endless:
+        assert told_to_end(sick, hosts[0], input=endless, kill_after=0.1).stopped == "lost"
+    assert hosts[1].run("true").ok
+    assert sshd.logins() == before + 1
+    assert sound.connections == 1

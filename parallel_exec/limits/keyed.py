@@ -140,8 +140,8 @@ class PerKey(_Keyed):
 class PerHost(_Keyed):
     """A limit of its own for each environment that commands run in, by its name.
 
-    Functions are not limited by it, and nor are the tasks of a `LoadBalancer`, which get
-    their host with their place; see its `capacity`.
+    Functions are not limited by it, but for those of `Group.map`, and nor are the tasks of
+    a `LoadBalancer`, which get their host with their place; see its `capacity`.
 
     Args:
         make: Makes the limit of a host, given its name; as for `PerKey`.

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks
+from parallel_exec.values.secret import MASK, sensitive
 
 __all__ = ["check", "only_known", "takes", "unknown"]
 
@@ -77,7 +78,8 @@ def unknown(function: str, name: str, value: object, known: Collection[str]) -> 
         advice = f"did you mean {near[0]}=?"
     elif advice is None:
         advice = f"it takes {', '.join(sorted(known))}"
-    return ConfigError(f"{function} has no option {name}= (given {checks.shown(value)}): {advice}")
+    given = MASK if sensitive(name) else checks.shown(value)
+    return ConfigError(f"{function} has no option {name}= (given {given}): {advice}")
 
 
 def only_known(function: F) -> F:

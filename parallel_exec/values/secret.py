@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,6 +17,7 @@ __all__ = [
     "mask",
     "mask_text",
     "reveal",
+    "sensitive",
 ]
 
 MASK = "***"
@@ -121,15 +124,21 @@ def reveal(value: str | Secret) -> str:
 
 
 PASSWORDS = ("password", "passphrase", "sudo_password")
+SENSITIVE = re.compile(r"pass|pwd|pw\Z|secret|token|credential", re.IGNORECASE)
+
+
+def sensitive(name: str) -> bool:
+    """Return whether an option of this name may be a password, mistyped ones included."""
+    return bool(SENSITIVE.search(name) or difflib.get_close_matches(name, PASSWORDS, 1, 0.75))
 
 
 def hide_passwords(options: dict[str, Any]) -> None:
     """Make secrets of the passwords among options: the frames of a refusal, of whichever of
     them, stay in its traceback.
     """
-    for name in PASSWORDS:
-        if isinstance(options.get(name), str):
-            options[name] = Secret(options[name])
+    for name, value in options.items():
+        if isinstance(value, str) and sensitive(name):
+            options[name] = Secret(value)
 
 
 def encodes(value: str | Secret, encoding: str = "utf-8", errors: str = "strict") -> bool:

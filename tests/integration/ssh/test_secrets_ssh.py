@@ -154,6 +154,20 @@ def test_passwords_that_cannot_be_sent_are_refused_at_once_and_not_shown(name: s
             hides_in_frames(caught.value, *PARTS)
 
 
+@pytest.mark.parametrize("name", ["pasword", "passwd", "pwd", "sudo_pasword", "token"])
+def test_a_mistyped_password_is_not_shown(name: str) -> None:
+    """Neither by the error that says so nor by its frames."""
+    options: dict[str, Any] = {name: SECRET}
+    for make in (px.SSH, px.hosts, lambda host, **given: px.Group([host], **given)):
+        with pytest.raises(px.errors.ConfigError, match=name) as caught:
+            make("web1", **options)
+        hides(caught.value)
+        hides_in_frames(caught.value, *PARTS)
+    with pytest.raises(px.errors.ConfigError, match=name) as caught:
+        px.run("true", **options)
+    hides(caught.value)
+
+
 def test_a_host_file_keeps_its_secrets(tmp_path: Path) -> None:
     """A value in the wrong place is in no message, cause or frame."""
     path = tmp_path / "hosts"

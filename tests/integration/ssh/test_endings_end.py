@@ -287,7 +287,7 @@ def test_a_login_shell_that_leaves_something_behind(base: Path, make_sshd: Any) 
             stop.end("cancel")
             assert result.result(60).stopped == "cancel"
         server.close()
-        assert running(f"sleep {word}") == []
+        wait_until(lambda: not running(f"sleep {word}"), "nothing is left")
 
 
 class TakesNothing(Honest):

@@ -74,6 +74,7 @@ class _Added:
         "ended",
         "ended_by_peer",
         "granted",
+        "has_terminal",
         "opened",
         "poked",
         "refused",
@@ -101,6 +102,7 @@ class _Channel(_Added, paramiko.Channel):  # type: ignore[misc]
         self.changed: threading.Condition = self.out_buffer_cv
         self.event = self.status_event = _SET
         self.opened = False
+        self.has_terminal = False
         self.refused: RefusedError | None = None
         self.ended_by_peer = False
         self.unwanted = False
@@ -265,6 +267,7 @@ class CommandChannel(_Channel):
             How many bytes of `data` went out: the rest waits for the window.
         """
         messages = []
+        self.has_terminal = pty is not None
         if pty is not None:
             # Unanswered: if there is none, the orders find out, before the command runs.
             message = self._request("pty-req", answered=False)
@@ -279,7 +282,7 @@ class CommandChannel(_Channel):
         packets, sent = self._packets(data)
         messages += packets
         if final and sent == len(data):
-            messages.append(self._end_of_input())
+            messages += self._end_of_input()
         self.transport.send_together(messages)
         return sent
 
@@ -295,7 +298,7 @@ class CommandChannel(_Channel):
         """Send as much as the window allows; return how much, possibly nothing."""
         packets, sent = self._packets(data)
         if final and sent == len(data):
-            packets.append(self._end_of_input())
+            packets += self._end_of_input()
         if packets:
             self.transport.send_together(packets)
         return sent
@@ -330,13 +333,18 @@ class CommandChannel(_Channel):
         message.add_boolean(answered)
         return message
 
-    def _end_of_input(self) -> Any:
+    def _end_of_input(self) -> list[Any]:
+        """Return the message that says so. A terminal has been sent its own sign, control-D, and
+        gets none: Dropbear from 2026 on hangs up on who has a terminal.
+        """
         with self.changed:
             self.eof_sent = True
+        if self.has_terminal:
+            return []
         message = Message()
         message.add_byte(common.cMSG_CHANNEL_EOF)
         message.add_int(self.remote_chanid)
-        return message
+        return [message]
 
     def _packets(self, data: bytes | memoryview | Hidden) -> tuple[list[Any], int]:
         hidden = data if isinstance(data, Hidden) else Hidden(data)

@@ -90,6 +90,8 @@ channel_kinds = st.sampled_from(sorted(k for k in KINDS if k >= common.MSG_CHANN
 messages = st.one_of(
     st.builds(_message, st.sampled_from(KINDS) | st.integers(0, 255), bodies),
     st.builds(_on_the_channel, channel_kinds, bodies),
+    # A count, and fewer of what is counted.
+    st.builds(_message, st.just(common.MSG_EXT_INFO), numbers.map(lambda n: n.to_bytes(4, "big"))),
 )
 steps: st.SearchStrategy[Step] = st.one_of(
     messages,

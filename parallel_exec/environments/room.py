@@ -126,10 +126,21 @@ class Room:
                 self._line.remove(turn)
                 self._wake()
 
-    def enter_anyway(self) -> Place:
-        """Return a place for what must not wait; the spare descriptors are for that, too."""
-        with self._lock:
-            return self._give()
+    def enter_soon(self, within: float) -> Place | None:
+        """Return a place for what must not wait long: most of the spare ones are for that, too.
+
+        Args:
+            within: Seconds after which there was none: None then.
+        """
+        deadline = time.monotonic() + within
+        while True:
+            with self._lock:
+                if not self.held or self._fits(spare=LEAST_SPARE):
+                    return self._give()
+            self.give_way()
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(LOOK_S)
 
     def give_way(self) -> bool:
         """Begin to close something that nobody uses; return whether there was something."""
@@ -162,8 +173,8 @@ class Room:
         self._entering += 1
         return Place(self)
 
-    def _fits(self) -> bool:
-        """Return whether there is a descriptor for one more. Under the lock."""
+    def _fits(self, spare: int | None = None) -> bool:
+        """Return whether there is a descriptor for one more, beside `spare`. Under the lock."""
         import resource  # not at import: Windows has none
 
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -173,7 +184,9 @@ class Room:
         number = _next_descriptor()
         if number is None:
             return False
-        return number + self._entering < most - max(LEAST_SPARE, most // SPARE)
+        if spare is None:
+            spare = max(LEAST_SPARE, most // SPARE)
+        return number + self._entering < most - spare
 
     def _changed(self, place: Place, *, left: bool) -> None:
         with self._lock:

@@ -701,7 +701,9 @@ class HostPool:
         if route.through_jump:
             return
         if within < math.inf:  # to end a command: there is a bound, and something to lose
-            route.place = room.get().enter_anyway()
+            route.place = room.get().enter_soon(within)
+            if route.place is None:
+                raise ConnectTimeoutError(f"{self.name}: there was no descriptor to connect by")
             return
         route.place = room.get().enter(
             self._is_wanted,

@@ -21,6 +21,7 @@ from parallel_exec.errors import BatcherFullError, BatchResultError, ExecutorClo
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import only_known
 
 __all__ = ["TaskBatcher"]
@@ -84,7 +85,7 @@ class TaskBatcher(Closing, Generic[T, R]):
             command = Command.of(processor)
             self._process = lambda items: _run(command, items)
             self._name = str(command)
-        elif callable(processor):
+        elif is_function(processor):
             self._process = processor
             self._name = name_of(processor)
         else:

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from inspect import iscoroutinefunction
 from typing import Any, Literal, NamedTuple, Unpack, cast
 
 from parallel_exec import reactor
@@ -32,6 +31,7 @@ from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.notes import add_note
 from parallel_exec.values.options import only_known, takes
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, run_failed
@@ -119,7 +119,7 @@ class Worker:
         if isinstance(given, Backend):
             self.backend = given
             self.name = given.name
-        elif callable(given) and not isinstance(given, type) and not iscoroutinefunction(given):
+        elif is_function(given) and not isinstance(given, type):
             self.call = given
             self.name = name_of(given)
         else:

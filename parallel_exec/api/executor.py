@@ -28,6 +28,7 @@ from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import only_known, takes
 
 __all__ = ["ExecutedWithErrors", "ParallelExecutor", "TaskFailure"]
@@ -91,7 +92,7 @@ class ParallelExecutor(Executor):
     ) -> None:
         if max_workers is None:
             max_workers = min(32, (os.cpu_count() or 1) + 4)
-        if initializer is not None and not callable(initializer):
+        if initializer is not None and not is_function(initializer):
             raise checks.refuse("initializer", initializer, "a function")
         workers = ConcurrencyLimiter(checks.count("max_workers", max_workers))
         self._max_workers = max_workers

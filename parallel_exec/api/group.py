@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ from parallel_exec.limits.composed import AllOf
 from parallel_exec.observers.live import print_line
 from parallel_exec.values import checks, hosts as nodes, shell
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.paths import file_path, for_host
 from parallel_exec.values.secret import hide_passwords
 
@@ -139,7 +139,7 @@ class Group(Closing, Sequence[Environment]):
         if not isinstance(live, bool):
             raise checks.refuse("live", live, "True or False")
         for name in ("on_stdout", "on_stderr"):
-            if own.get(name) is not None and not callable(own[name]):
+            if own.get(name) is not None and not is_function(own[name]):
                 raise checks.refuse(name, own[name], "a function of a host's name and a line")
         work = work_of(executor_of(rest), rest.get("timeout"))
         bind = partial(self._bound, options=own, live=live)
@@ -181,7 +181,7 @@ class Group(Closing, Sequence[Environment]):
         **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
         """
         given: Any = fn
-        if not callable(given) or inspect.iscoroutinefunction(given):
+        if not is_function(given):
             raise checks.refuse("fn", fn, "a function of one environment")
         executor = executor_of(options)
 

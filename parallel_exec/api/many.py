@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import sys
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
@@ -28,6 +27,7 @@ from parallel_exec.limits.fixed import ConcurrencyLimiter, Unlimited
 from parallel_exec.observers import log, progress as bars
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command, CommandLike
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import check, takes
 from parallel_exec.values.outcome import Outcome, Outcomes, Status, name_task, run_failed
 from parallel_exec.values.result import Result
@@ -274,7 +274,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
             )  # fmt: skip
         if isinstance(item, Future):
             return Running(item)
-        if inspect.iscoroutinefunction(item) or not callable(item):
+        if not is_function(item):
             raise checks.refuse("task", item, "a command, a function without arguments or a future")
         if executor is not None:
             name = label or shown_call(item)
@@ -654,14 +654,14 @@ def _listeners(options: ManyOptions) -> Iterator[Listener]:
     if shown is True:
         shown = bars.pick()
     if shown:
-        if not callable(shown):
+        if not is_function(shown):
             raise checks.refuse("progress", shown, "True, a ParallelProgress or a VisualProgress")
         yield shown
     for name in ("on_outcome", "on_event"):
         call: Any = options.get(name)
         if call is None:
             continue
-        if not callable(call):
+        if not is_function(call):
             raise checks.refuse(name, call, "a function of one argument")
         yield _outcomes_to(call) if name == "on_outcome" else call
 

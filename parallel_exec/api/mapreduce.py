@@ -14,6 +14,7 @@ from parallel_exec.engine.work import Call, Send, shown_call
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.values import checks
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import check, takes
 
 __all__ = [
@@ -37,7 +38,7 @@ def _prepare(
     options: MapOptions,
     **how: Any,
 ) -> Many:
-    if not callable(fn):
+    if not is_function(fn):
         raise checks.refuse("fn", fn, "a function of one item")
     if not isinstance(items, Iterable):
         raise checks.refuse("items", items, "a list or another iterable")
@@ -196,7 +197,7 @@ class _Judge(Generic[T]):
     """Gives an item along with its verdict, since the input may be read only once."""
 
     def __init__(self, fn: Callable[[T], object]) -> None:
-        if not callable(fn):
+        if not is_function(fn):
             raise checks.refuse("fn", fn, "a function of one item")
         self._fn = fn
         self.__qualname__ = shown_call(fn)
@@ -246,7 +247,7 @@ def parallel_reduce(
     **Blocking, cancellation, thread safety:** as `parallel_map`.
     **Cost:** about log(len(items)) / log(chunk_size) rounds.
     """
-    if not callable(fn):
+    if not is_function(fn):
         raise checks.refuse("fn", fn, "a function of two items")
     if not isinstance(items, Iterable):
         raise checks.refuse("items", items, "a list or another iterable")

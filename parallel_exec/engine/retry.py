@@ -31,6 +31,7 @@ from parallel_exec.errors import (
     TaskTimeoutError,
 )
 from parallel_exec.values import checks
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import only_known
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Retry:
             checks.count("attempts", self.attempts)
         if self.max_time is not None:
             put(self, "max_time", checks.seconds("max_time", self.max_time))
-        if self.wait is not None and not callable(self.wait):
+        if self.wait is not None and not is_function(self.wait):
             put(self, "wait", checks.seconds("wait", self.wait, allow_zero=True))
         if self.on is not None:
             put(self, "on", _checked_on(self.on))
@@ -331,6 +332,8 @@ def _wait(wait: Wait) -> WaitBaseT:
 def _checked_on(on: object) -> tuple[type[BaseException], ...] | Callable[..., object]:
     """Return `on` as a tuple of types, or as the function or object it is."""
     if callable(on) and not isinstance(on, type):
+        if not is_function(on):
+            raise checks.refuse("on", on, "exception types or a predicate of the error")
         return on
     kinds = tuple(on) if isinstance(on, Iterable) and not isinstance(on, type) else (on,)
     if not kinds or not all(isinstance(kind, type) for kind in kinds):

@@ -31,6 +31,7 @@ from parallel_exec.limits.fixed import BlockingLimiter, outcome_of
 from parallel_exec.limits.rule import Rule, Sample, Verdict
 from parallel_exec.reactor import report
 from parallel_exec.values import checks
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.outcome import Outcome
 
 __all__ = ["AIMDController", "AdaptiveStatistics", "Classify", "LimitChange"]
@@ -155,7 +156,7 @@ class AIMDController(BlockingLimiter):
             checks.count("max_limit", max_limit, minimum=least)
         if not callable(rule):
             raise checks.refuse("rule", rule, "a class such as AIMD or Cubic")
-        if classify is not None and not callable(classify):
+        if classify is not None and not is_function(classify):
             raise checks.refuse("classify", classify, "a function of an outcome")
         if not isinstance(count_timeouts, bool):
             raise checks.refuse("count_timeouts", count_timeouts, "True or False")

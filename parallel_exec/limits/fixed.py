@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import threading
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from parallel_exec.limits import base
 from parallel_exec.limits.base import Limiter, Place, Request
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.values import checks
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import only_known
 from parallel_exec.values.outcome import Outcome
 
@@ -63,7 +63,7 @@ class BlockingLimiter(Limiter):
         **Blocking:** until there is room and `fn` has returned.
         **Thread safety:** yes. Nested calls borrow the room of the call around them.
         """
-        if inspect.iscoroutinefunction(fn) or not callable(fn):
+        if not is_function(fn):
             raise checks.refuse("fn", fn, "a function without arguments, and no coroutine function")
         place = self._enter(weight, priority)
         value: R | None = None
@@ -85,7 +85,7 @@ class BlockingLimiter(Limiter):
         Raises:
             ConfigError: It is a coroutine function, whose call returns before it has run.
         """
-        if inspect.iscoroutinefunction(fn):
+        if not is_function(fn):
             raise checks.refuse("fn", fn, "a function, and no coroutine function")
 
         @functools.wraps(fn)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, MutableMapping
@@ -345,9 +346,11 @@ def _bar_class(notebook: bool) -> Any:
     """Return the class of bars, which takes its figures from a `Tally`."""
     from tqdm import std
 
-    # Made where it is first asked for, and inherited: so the bars of all classes, those of
-    # the user included, have the same.
-    std.tqdm.get_lock()  # type: ignore[no-untyped-call]
+    # Inherited, so that the bars of all classes, those of the user included, have the same. A
+    # lock of threads: tqdm's own has one of processes in it, for which `multiprocessing` starts
+    # a process of its own where it forks no more (Python 3.14). One that is there is kept.
+    if not hasattr(std.tqdm, "_lock"):
+        std.tqdm.set_lock(threading.RLock())
     base: Any = std.tqdm
     if notebook:
         with warnings.catch_warnings():

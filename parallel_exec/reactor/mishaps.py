@@ -12,6 +12,8 @@ import sys
 import threading
 import traceback
 
+from parallel_exec.text import MESSAGE, plain
+
 __all__ = ["has_handler", "is_interrupt", "report"]
 
 logger = logging.getLogger("parallel_exec")
@@ -38,7 +40,8 @@ def report(
         if has_handler() or not logger.isEnabledFor(level):
             logger.log(level, message, *args, exc_info=error)
         elif sys.stderr is not None:
-            sys.stderr.write(f"parallel_exec: {_formatted(message, args)}\n{_traceback(error)}")
+            said = plain(_formatted(message, args), MESSAGE)
+            sys.stderr.write(f"parallel_exec: {said}\n{_traceback(error)}")
             sys.stderr.flush()
     except BaseException as raised:
         if is_interrupt(raised):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import checks, shell
 from parallel_exec.values.frozen import frozen
+from parallel_exec.values.functions import is_function
 from parallel_exec.values.names import user_fault
 from parallel_exec.values.options import check, takes
 from parallel_exec.values.secret import MASK, Secret, encodes, reveal
@@ -176,9 +177,9 @@ class Command:
             raise checks.refuse("check", self.check, "True or False")
         if not isinstance(self.capture, bool):
             raise checks.refuse("capture", self.capture, "True or False")
-        if self.on_stdout is not None and not callable(self.on_stdout):
+        if self.on_stdout is not None and not is_function(self.on_stdout):
             raise checks.refuse("on_stdout", self.on_stdout, "a function of one line")
-        if self.on_stderr is not None and not callable(self.on_stderr):
+        if self.on_stderr is not None and not is_function(self.on_stderr):
             raise checks.refuse("on_stderr", self.on_stderr, "a function of one line")
         if self.label is not None and not isinstance(self.label, str):
             raise checks.refuse("label", self.label, "a string")

@@ -6,8 +6,10 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import TypeVar
 
-from parallel_exec.environments.ssh.sftp import Sftp
+from parallel_exec.environments import room
+from parallel_exec.environments.ssh.sftp import LATER, Sftp, Steps
 from parallel_exec.environments.ssh.sftp_packets import (
     NO_SUCH_FILE,
     PERMISSION_DENIED,
@@ -25,8 +27,10 @@ IN_FLIGHT = 8 << 20  # bytes asked for and not yet there
 FILES_AT_ONCE = 64  # small ones take four round trips each
 PLAIN_MODE = 0o777  # what is taken over of a mode: no set-id bit, and no sticky one
 
+SHORTAGE_S = 30.0  # how long a call waits for other calls to give a descriptor back
 LONGEST_SHOWN = 1000  # characters of a path in an error: the end, which says most
 
+T = TypeVar("T")
 Progress = Callable[[int, int | None], object]
 
 
@@ -68,6 +72,27 @@ class Copying:
         """Return the error for a file on the host."""
         return FileTransferError(f"{self.name}:{shown(path)}: {why}", environment=self.name)
 
+    def patiently(self, act: Callable[[], T]) -> Steps[T]:
+        """Do something of this machine's that needs a descriptor, once there is one.
+
+        Files of this call that are under way give theirs back, and so do unused connections
+        and other calls, unless they wait as well. Where none does, the system's refusal is
+        raised.
+        """
+        give_up_at = 0.0
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in room.SHORTAGE:
+                    raise
+                if not self.sftp.busy:
+                    now = time.monotonic()
+                    give_up_at = give_up_at or now + SHORTAGE_S
+                    if now > give_up_at or not room.get().pause(_at_once, own=1):
+                        raise
+            yield LATER
+
     @contextlib.contextmanager
     def about(self, path: bytes) -> Iterator[None]:
         """Say in errors which file on the host it was."""
@@ -76,6 +101,10 @@ class Copying:
         except StatusError as error:
             known = {NO_SUCH_FILE: "no such file", PERMISSION_DENIED: "permission denied"}
             raise self.failed(path, known.get(error.code, str(error))) from error
+
+
+def _at_once(seconds: float) -> None:
+    """Do not wait: the session does."""
 
 
 def last_name(path: bytes) -> bytes | None:

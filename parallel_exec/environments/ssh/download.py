@@ -44,6 +44,8 @@ MOST_NAMES = 1_000_000  # of a directory, and that are kept in all
 LONGEST_PATH = 4096  # as long as a path can be on Linux; it bounds the depth
 MOST_WARNINGS = 20
 
+Write = Callable[[bytes], Steps[None]]
+
 
 class _Directory:
     """A directory on the way: its listing is read in pieces.
@@ -125,11 +127,12 @@ class Download(Copying):
         if _is_folder(known):
             raise self.failed(path, "a directory, and a file object takes a file")
         self.total = known.size
-        self.sftp.run_all([self._content(path, partial(write_all, file), known)], 1)
+        self.sftp.run_all([self._content(path, _into_object(file), known)], 1)
 
     def to_path(self, path: bytes, local: bytes, known: Attributes) -> bytes:
         """Copy a file or a directory to a local path; return where it is now."""
-        top, name = _place(local, last_name(path))
+        place = partial(_place, local, last_name(path))
+        top, name = self.sftp.run(self.patiently(place))
         with top:
             if name is None:
                 self._tree(path, _Directory(top, None, known, False, len(path)))
@@ -166,7 +169,7 @@ class Download(Copying):
             self.sftp.run_all(self._entries(path, pieces, waiting), FILES_AT_ONCE)
             for each in now:
                 if each.listed:
-                    self._done(each, root)
+                    self.sftp.run(self._done(each, root))
             listing = [each for each in listing if not each.listed]
         if self._left_out > MOST_WARNINGS:
             log.warning(
@@ -197,7 +200,7 @@ class Download(Copying):
         pieces: deque[tuple[_Directory, Reader]],
         waiting: list[_Directory],
     ) -> Iterator[Steps[None]]:
-        """Yield the steps for each file and link in listings; make directories at once."""
+        """Yield the steps for each entry of listings; `waiting` gets the directories."""
         while pieces:
             directory, piece = pieces.popleft()
             base = _path(root, directory).rstrip(b"/") + b"/"
@@ -206,7 +209,7 @@ class Download(Copying):
                 if not self._is_new(base, directory, name, kind):
                     continue
                 if kind == stat.S_IFDIR:
-                    waiting.append(self._below(base, directory, name, attributes))
+                    yield self._below(base, directory, name, attributes, waiting)
                 elif kind == stat.S_IFLNK:
                     yield self._link(base + name, directory.folder, name)
                 elif kind == stat.S_IFREG:
@@ -233,29 +236,37 @@ class Download(Copying):
         return seen is None
 
     def _below(
-        self, base: bytes, directory: _Directory, name: bytes, attributes: Attributes
-    ) -> _Directory:
-        """Make a directory in another one; return it, to be copied later."""
+        self,
+        base: bytes,
+        directory: _Directory,
+        name: bytes,
+        attributes: Attributes,
+        waiting: list[_Directory],
+    ) -> Steps[None]:
+        """Make a directory in another one, and have it wait to be copied."""
         length = len(base) + len(name)
         if length > LONGEST_PATH:
             raise self._refused(base, f"has directories beyond {LONGEST_PATH} characters of path")
         folder = directory.folder.below(name)
-        made = folder.make(self._first_mode(attributes))
+        mode = self._first_mode(attributes)
+        made = yield from self.patiently(lambda: folder.make(mode))
         directory.left += 1
-        return _Directory(folder, directory, attributes, made, length)
+        waiting.append(_Directory(folder, directory, attributes, made, length))
 
-    def _done(self, directory: _Directory | None, root: _Directory) -> None:
-        """A listing has ended: settle each directory that has nothing left to do."""
+    def _done(self, directory: _Directory | None, root: _Directory) -> Steps[None]:
+        """Settle each directory that has nothing left to do: the listing of one has ended."""
         while directory is not None:
             directory.left -= 1
             if directory.left:
                 return
             mode = (directory.attributes.mode or 0o700) & PLAIN_MODE
+            times = _times(directory.attributes)
+            settle = directory.folder.settle
             # A directory that was there and that the user named keeps what it has.
             if self.preserve and (directory.made or directory is not root or _named(root)):
-                directory.folder.settle(mode, _times(directory.attributes))
+                yield from self.patiently(partial(settle, mode, times))
             elif directory.made and mode & 0o700 != 0o700:
-                directory.folder.settle(mode & ~self._umask, None)
+                yield from self.patiently(partial(settle, mode & ~self._umask, None))
             directory = directory.parent
 
     # Files and links
@@ -265,13 +276,14 @@ class Download(Copying):
             target = yield from self.sftp.read_link(path)
         if not target or b"\0" in target:
             raise self._refused(path, f"is a link to {target!r}")
-        folder.link(name, target)
+        yield from self.patiently(lambda: folder.link(name, target))
 
     def _file(self, path: bytes, folder: Folder, name: bytes, known: Attributes) -> Steps[None]:
         """Copy one file. `known` is what is known about it."""
         part = Part(folder, name)
         try:
-            yield from self._content(path, part.write, known)
+            yield from self._content(path, self._into(part), known)
+            yield from self.patiently(part.open)
             mode = 0o600 if known.mode is None else known.mode & PLAIN_MODE
             if self.preserve:
                 part.finish(mode, _times(known), keep=False)
@@ -281,9 +293,7 @@ class Download(Copying):
             part.discard()
             raise
 
-    def _content(
-        self, path: bytes, write: Callable[[bytes], object], known: Attributes
-    ) -> Steps[None]:
+    def _content(self, path: bytes, write: Write, known: Attributes) -> Steps[None]:
         """Copy one file's bytes."""
         with self.about(path):
             handle = yield from self.sftp.open(path, FLAG_READ)
@@ -291,7 +301,7 @@ class Download(Copying):
             yield from self.sftp.shut(handle)
         self.files += 1
 
-    def _read(self, handle: bytes, size: int, write: Callable[[bytes], object]) -> Steps[None]:
+    def _read(self, handle: bytes, size: int, write: Write) -> Steps[None]:
         """Read to the end, many requests ahead as far as the size is known."""
         sftp = self.sftp
         asked = 0
@@ -330,8 +340,18 @@ class Download(Copying):
             elif not length:
                 asked += len(data)
                 probing = False
-            write(data)
+            yield from write(data)
             self.count(len(data))
+
+    def _into(self, part: Part) -> Write:
+        """Return the steps that write to a new file."""
+
+        def write(data: bytes) -> Steps[None]:
+            part.write(data)
+            if part.crowded:
+                yield from self.patiently(part.open)
+
+        return write
 
     # What the host says
 
@@ -366,6 +386,16 @@ def _place(local: bytes, name: bytes | None) -> tuple[Folder, bytes | None]:
         return Folder.top(local), name
     os.makedirs(above or b".", exist_ok=True)
     return Folder.top(above), own
+
+
+def _into_object(file: IO[bytes]) -> Write:
+    """Return the steps that write to a file object: they ask nothing."""
+
+    def write(data: bytes) -> Steps[None]:
+        write_all(file, data)
+        yield from ()
+
+    return write
 
 
 def _path(root: bytes, directory: _Directory) -> bytes:

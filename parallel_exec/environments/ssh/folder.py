@@ -246,16 +246,39 @@ class Part:
         self._temporary = b""
         self._dir = -1
 
+    @property
+    def crowded(self) -> bool:
+        """Whether it is more than should be kept in memory, and is to be opened."""
+        return self._file is None and self._size > SMALL
+
     def write(self, data: bytes) -> None:
         """Write more to it."""
         if self._file is None:
             self._small.append(data)
             self._size += len(data)
-            if self._size <= SMALL:
-                return
-            data = self._open()
+            return
         with self._folder.about(self._name):
             write_all(self._file, data)
+
+    def open(self) -> None:
+        """Open it, unless it is open.
+
+        Raises:
+            OSError: It cannot be; it can be tried again.
+        """
+        if self._file is not None:
+            return
+        self._temporary = temporary_name(self._name)
+        fd = self._folder._hold()
+        try:
+            with self._folder.about(self._name):
+                self._file = FileIO(os.open(self._temporary, _NEW, 0o600, dir_fd=fd), "w")
+        except BaseException:
+            self._folder._let_go()
+            raise
+        self._dir = fd
+        data, self._small = b"".join(self._small), []
+        self.write(data)
 
     def finish(self, mode: int, times: tuple[int, int] | None, *, keep: bool) -> None:
         """Give it its own name, in the place of a file or a link there is.
@@ -266,10 +289,9 @@ class Part:
             keep: Whether it keeps the mode of a file of the user's that it replaces. It is
                 never more open than a file of somebody else's there.
         """
-        first = self._open() if self._file is None else b""
+        self.open()
         assert self._file is not None
         with self._folder.about(self._name):
-            write_all(self._file, first)
             before = self._folder.replaceable(self._name)
             if keep and before is not None and stat.S_ISREG(before.st_mode):
                 ours = before.st_uid == os.geteuid()
@@ -294,20 +316,6 @@ class Part:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._temporary, dir_fd=self._dir)
         self._leave()
-
-    def _open(self) -> bytes:
-        """Open it; return what is to be written first."""
-        self._temporary = temporary_name(self._name)
-        self._dir = self._folder._hold()
-        try:
-            with self._folder.about(self._name):
-                fd = os.open(self._temporary, _NEW, 0o600, dir_fd=self._dir)
-        except BaseException:
-            self._folder._let_go()
-            raise
-        self._file = FileIO(fd, "w")
-        data, self._small = b"".join(self._small), []
-        return data
 
     def _leave(self) -> None:
         self._file = None

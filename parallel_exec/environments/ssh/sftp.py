@@ -50,7 +50,7 @@ from parallel_exec.environments.ssh.sftp_packets import (
     packed,
 )
 
-__all__ = ["Answer", "NoSftpError", "Sftp", "Steps", "StoppedError"]
+__all__ = ["LATER", "Answer", "NoSftpError", "Sftp", "Steps", "StoppedError"]
 
 USUAL_SIZE = 32 * 1024
 LARGEST_SIZE = 255 * 1024
@@ -58,6 +58,8 @@ LARGEST_ANSWER = (256 << 10) + 1024  # OpenSSH takes and sends 256 KiB at most
 SHORT_ANSWER = 64 << 10  # where neither a file's bytes nor a listing were asked for
 NO_NAMES = bytes(4)
 LITTLE_ROOM = 64 << 10  # bytes: a full disk may have some that one write has not taken
+LATER = 0  # yielded in a request's place: go on once others have, or after a while
+WHILE_S = 0.1
 SENT_AT_ONCE = 128 * 1024  # bytes to write that are not held back for others to join
 
 T = TypeVar("T")
@@ -78,7 +80,8 @@ class Sftp:
 
     What it does is written as steps: generators that ask, yield the number of the
     request and are sent the answer. `run` takes one to its end; `run_all` takes many,
-    several at once, so that their requests are on the way together.
+    several at once, so that their requests are on the way together. Steps that cannot go on
+    yield `LATER`, and do once others have.
 
     Args:
         channel: An open channel; it is finished by `close`.
@@ -109,6 +112,7 @@ class Sftp:
         self._nonsense: str | None = None
         self._extensions: dict[bytes, bytes] = {}
         self.read_size = self.write_size = USUAL_SIZE
+        self.busy = False  # whether others wait for answers while steps of `run_all` go on
         channel.take = self._take
 
     def begin(self, within: float) -> None:
@@ -173,7 +177,11 @@ class Sftp:
         try:
             number = next(steps)
             while True:
-                number = steps.send(self._wait(number))
+                if number == LATER:
+                    self._pause()
+                    number = next(steps)
+                else:
+                    number = steps.send(self._wait(number))
         except StopIteration as end:
             value: T = end.value
             return value
@@ -181,23 +189,28 @@ class Sftp:
     def run_all(self, many: Iterable[Steps[object]], at_once: int) -> None:
         """Take many steps to their ends, up to `at_once` of them at a time.
 
-        They are begun in their order, each when there is room for it. What one of them
-        raises is raised; the others are closed then.
+        They are begun in their order, each when there is room for it and none of those begun
+        goes on `LATER`. What one of them raises is raised; the others are closed then.
         """
         source = iter(many)
         waiting: dict[int, Steps[object]] = {}
+        later: list[Steps[object]] = []
 
         def go_on(steps: Steps[object], answer: Answer | None) -> None:
             try:
                 number = next(steps) if answer is None else steps.send(answer)
             except StopIteration:
                 return
-            waiting[number] = steps
+            if number == LATER:
+                later.append(steps)
+            else:
+                waiting[number] = steps
 
         try:
             more = True
-            while more or waiting:
-                while more and len(waiting) < at_once:
+            while more or waiting or later:
+                while more and not later and len(waiting) < at_once:
+                    self.busy = bool(waiting)
                     steps = next(source, None)
                     if steps is None:
                         more = False
@@ -207,10 +220,26 @@ class Sftp:
                     self.flush()
                     self._turn(lambda: not waiting.keys().isdisjoint(self._answers))
                     for number in [number for number in waiting if number in self._answers]:
-                        go_on(waiting.pop(number), self._answers.pop(number))
+                        steps = waiting.pop(number)
+                        self.busy = bool(waiting)
+                        go_on(steps, self._answers.pop(number))
+                elif later:
+                    self._pause()
+                for _ in range(len(later)):
+                    self.busy = bool(waiting)
+                    go_on(later.pop(0), None)
         finally:
-            for steps in waiting.values():
+            self.busy = False
+            for steps in (*waiting.values(), *later):
                 steps.close()
+
+    def _pause(self) -> None:
+        """Wait a while: nothing here is to be waited for."""
+        with self._channel.changed:
+            if not self._stopped():
+                self._channel.changed.wait(WHILE_S)
+            if self._stopped():
+                raise StoppedError
 
     # Requests that go out now and are answered later
 

@@ -63,7 +63,7 @@ class Upload(Copying):
         name = last_name(local)
         if stat.S_ISDIR(status.st_mode):
             self.total = _size_below(local) if self._progress is not None else None
-            with Folder.top(local) as top:
+            with self.sftp.run(self.patiently(lambda: Folder.top(local))) as top:
                 path = self.sftp.run(self._place(path, name))
                 self._tree(top, path, own=name is None)
                 return path
@@ -74,7 +74,7 @@ class Upload(Copying):
         self.total = status.st_size
         assert name is not None, "a file's path does not end in /"
         path = self.sftp.run(self._place(path, name))
-        with open(local, "rb", buffering=0, opener=_open_plain) as file:
+        with open(self.sftp.run(self.patiently(lambda: _open_plain(local))), "rb", 0) as file:
             return self._run(self._content(file, path, os.fstat(file.fileno())))
 
     def _run(self, steps: Steps[bytes]) -> bytes:
@@ -150,8 +150,7 @@ class Upload(Copying):
         folders: list[tuple[Folder, bytes]] = []
         level = [(top, path)]
         while level:
-            makes = (self._make(there, here.status().st_mode) for here, there in level)
-            sftp.run_all(makes, FILES_AT_ONCE)
+            sftp.run_all((self._make(there, here) for here, there in level), FILES_AT_ONCE)
             folders += level
             below: list[tuple[Folder, bytes]] = []
             sftp.run_all(self._entries(level, below), FILES_AT_ONCE)
@@ -159,10 +158,11 @@ class Upload(Copying):
         # Last: what is put into a directory changes its times, and may need its mode.
         for here, there in reversed(folders):
             if there in self._made or not (own and here is top):
-                sftp.run(self._settle(there, here.status()))
+                sftp.run(self._settle(there, here))
 
-    def _make(self, path: bytes, mode: int) -> Steps[None]:
+    def _make(self, path: bytes, local: Folder) -> Steps[None]:
         """Make a directory, unless there is one."""
+        mode = (yield from self.patiently(local.status)).st_mode
         # Until it is full it can be written to. The host takes its umask off.
         attributes = Attributes(mode=(mode & PLAIN_MODE) | 0o700)
         with self.about(path):
@@ -193,8 +193,9 @@ class Upload(Copying):
                         raise
         return bool(missing)
 
-    def _settle(self, path: bytes, status: os.stat_result) -> Steps[None]:
+    def _settle(self, path: bytes, local: Folder) -> Steps[None]:
         """Give a directory its mode and times."""
+        status = yield from self.patiently(local.status)
         with self.about(path):
             if self.preserve:
                 yield from self.sftp.set(path, _attributes_of(status))
@@ -209,10 +210,12 @@ class Upload(Copying):
     ) -> Iterator[Steps[object]]:
         """Yield the steps for each file and link; note the directories `below`."""
         for folder, path in level:
-            for name, kind in folder.entries():
+            found: list[tuple[bytes, int]] = []
+            yield self._look(folder, found)  # begun and over before the next steps are begun
+            for name, kind in found:
                 there = path.rstrip(b"/") + b"/" + name
                 if kind == stat.S_IFLNK:
-                    yield self._link(folder.link_at(name), there)
+                    yield self._link(folder, name, there)
                 elif kind == stat.S_IFDIR:
                     below.append((folder.below(name), there))
                 elif kind == stat.S_IFREG:
@@ -223,7 +226,12 @@ class Upload(Copying):
                         shown(folder.path(name)),
                     )
 
-    def _link(self, target: bytes, path: bytes) -> Steps[None]:
+    def _look(self, folder: Folder, found: list[tuple[bytes, int]]) -> Steps[None]:
+        """Find out what is in a local directory."""
+        found += yield from self.patiently(folder.entries)
+
+    def _link(self, folder: Folder, name: bytes, path: bytes) -> Steps[None]:
+        target = yield from self.patiently(lambda: folder.link_at(name))
         with self.about(path):
             temporary = self._begin(path)
             yield from self.sftp.make_link(temporary, target)
@@ -234,7 +242,8 @@ class Upload(Copying):
 
     def _file(self, folder: Folder, name: bytes, path: bytes, *, new: bool) -> Steps[bytes]:
         """Copy one file of a directory. `new`: nothing can be there."""
-        with open(folder.open(name), "rb", buffering=0) as file:
+        fd = yield from self.patiently(lambda: folder.open(name))
+        with open(fd, "rb", buffering=0) as file:
             status = os.fstat(file.fileno())
             if status.st_size > SMALL:
                 return (yield from self._content(file, path, status, new=new))
@@ -339,7 +348,7 @@ class Upload(Copying):
                 return
 
 
-def _open_plain(path: str | bytes, flags: int) -> int:
+def _open_plain(path: bytes) -> int:
     """Open a file, but wait for nobody should it be a pipe by now."""
     return os.open(path, _READ_PLAIN)
 

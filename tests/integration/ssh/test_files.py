@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
+import resource
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from typing import IO, Any, cast
 import pytest
 
 import parallel_exec as px
+from parallel_exec.environments.ssh import copying
 from parallel_exec.environments.ssh.sftp import Sftp
 from parallel_exec.errors import (
     ConfigError,
@@ -226,6 +229,72 @@ def test_small_files_that_are_under_way_need_no_descriptor(
     assert names(tmp_path / "back") == names(many)
     assert len(held) == 720
     assert max(held) <= before + 6
+
+
+@contextlib.contextmanager
+def descriptors(more: int) -> Iterator[None]:
+    """Let this process have so many more descriptors than it has."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max(int(name) for name in os.listdir("/proc/self/fd")) + 1 + more
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_files_wait_for_descriptors(sshd: Server, tmp_path: Path) -> None:
+    """Large ones that are under way give theirs back; none of several calls fails."""
+    tree = tmp_path / "tree"
+    for number in range(80):
+        (tree / f"d{number % 8}").mkdir(parents=True, exist_ok=True)
+        (tree / f"d{number % 8}" / f"{number}").write_bytes(b"x" * 70_000)
+        (tree / f"d{number % 8}" / f"link{number}").symlink_to("x")
+    hosts = [sshd.backend(keepalive=30 + number) for number in range(3)]
+    for host in hosts:
+        run(host, "true")
+    with ThreadPoolExecutor(3) as threads, descriptors(24):
+        puts = [threads.submit(host.put, tree, f"w{n}") for n, host in enumerate(hosts)]
+        assert [put.result(60).files for put in puts] == [80] * 3
+        gets = [
+            threads.submit(host.get, f"w{n}", tmp_path / f"w{n}", preserve=True)
+            for n, host in enumerate(hosts)
+        ]
+        assert [get.result(60).files for get in gets] == [80] * 3
+    assert all(names(tmp_path / f"w{n}") == names(tree) for n in range(3))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_where_nothing_gives_way_a_file_that_cannot_be_opened_is_an_error(
+    sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """At once if no other call could give a descriptor back, else after a while."""
+    monkeypatch.setattr(copying, "SHORTAGE_S", 0.3 if others else 1000.0)
+    host = sshd.backend()
+    run(host, "echo x > no-descriptor").check()
+    host.get("no-descriptor", tmp_path / "x")
+    slow = Slow()
+    token = px.CancelToken()
+    threads = ThreadPoolExecutor(1)
+    if others:
+        other = sshd.backend(keepalive=31)
+        busy = threads.submit(other.put, cast(IO[bytes], slow), "slow", cancel=token)
+        slow.begun.wait(30)
+    held: list[int] = []
+    try:
+        with descriptors(4):
+            with contextlib.suppress(OSError):
+                while True:
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            with pytest.raises(FileTransferError, match="Too many open files"):
+                host.get("no-descriptor", tmp_path / "x", timeout=60)
+    finally:
+        for fd in held:
+            os.close(fd)
+        token.cancel()
+        if others:
+            assert isinstance(busy.exception(30), TaskCancelledError)
+        threads.shutdown()
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ class Settings:
     identity_files: tuple[str, ...] = ()
     password: Secret | None = field(default=None, repr=False)
     passphrase: Secret | None = field(default=None, repr=False)
-    prompt: Prompt | None = None
+    prompt: Prompt | None = field(default=None, hash=False)  # not every callable has a hash
     agent: bool = True
     known_hosts: tuple[str, ...] | None = None
     accept_new: bool | None = None

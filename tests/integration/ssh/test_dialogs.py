@@ -222,6 +222,28 @@ def test_prompt_that_fails(hostile: Serve, prompt: Callable[..., Any], what: str
     assert server.begun == 1
 
 
+class _Asker:
+    """A callable without a hash."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Asker)
+
+    def __call__(self, text: str, shown: bool) -> str:
+        return "1"
+
+
+def test_prompt_may_be_any_callable(hostile: Serve) -> None:
+    """Also one without a hash; equal ones share their connections."""
+    server = hostile(Asking([("Code: ", False)]))
+    assert run(server.host(prompt=_Asker()), "true").ok
+    assert run(server.host(prompt=_Asker()), "true").ok
+    assert server.connections == 1
+    assert run(server.host(prompt=lambda text, shown: "2"), "true").ok
+    assert server.connections == 2
+
+
 @pytest.mark.parametrize("wrong", ["a text", 5, True])
 def test_prompt_must_be_a_function(wrong: Any) -> None:
     """Said before anything starts."""

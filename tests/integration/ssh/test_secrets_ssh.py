@@ -90,34 +90,28 @@ def one(sshd: Server) -> Iterator[px.SSH]:
         yield host
 
 
-def test_no_frame_of_a_failed_start_holds_a_secret(
-    one: px.SSH, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unsendable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line that takes everything but secrets: paramiko fails to make a packet of them."""
+    build = Packetizer._build_packet
+
+    def fail(self: Any, payload: bytes) -> Any:
+        if b"hunter2" in payload:
+            raise Broken("no packet")
+        return build(self, payload)
+
+    monkeypatch.setattr(Packetizer, "_build_packet", fail)
+
+
+def test_no_frame_of_a_failed_start_holds_a_secret(one: px.SSH, unsendable: None) -> None:
     """Neither ours nor paramiko's, which encrypt and send the orders."""
-
-    def fail(self: Any, out: bytes) -> None:
-        raise Broken("no line")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Packetizer, "write_all", fail)
-        with pytest.raises(Broken) as caught:
-            one.run(command(), timeout=10)
+    with pytest.raises(Broken) as caught:
+        one.run(command(), timeout=10)
     hides_in_frames(caught.value, *PARTS)
 
 
-def test_no_frame_of_a_failed_login_holds_the_password(
-    sshd: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_frame_of_a_failed_login_holds_the_password(sshd: Server, unsendable: None) -> None:
     """Paramiko's frames have it plain: the error goes on without them."""
-    send = Packetizer.send_message
-
-    def fail(self: Any, message: Any) -> None:
-        if b"hunter2" in message.asbytes():
-            plain = message.asbytes()
-            raise Broken(f"no line for {len(plain)} bytes")
-        send(self, message)
-
-    monkeypatch.setattr(Packetizer, "send_message", fail)
     options = {**sshd.options, "identity_file": []}
     with px.SSH(sshd.destination, **{**options, "password": SECRET}) as host:
         with pytest.raises(px.errors.ConnectError) as caught:

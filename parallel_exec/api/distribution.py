@@ -29,6 +29,7 @@ from parallel_exec.limits.base import Limit, Limiter, Request
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.limits.rule import Verdict
 from parallel_exec.reactor import Clock
+from parallel_exec.text import plain
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command
 from parallel_exec.values.functions import is_function
@@ -809,7 +810,7 @@ def _named(task: Task) -> BaseException:
     error = many.named(task)
     worker = _work(task).worker
     if worker is not None:
-        add_note(error, f"worker: {worker.name}")
+        add_note(error, f"worker: {plain(worker.name)}")
     return error
 
 

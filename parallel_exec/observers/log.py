@@ -19,6 +19,7 @@ cannot be printed is escaped (`parallel_exec.text`): nobody's words can forge an
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from parallel_exec.engine.events import (
@@ -43,7 +44,8 @@ if not any(isinstance(handler, logging.NullHandler) for handler in logger.handle
 
 def one_line(record: logging.LogRecord) -> bool:
     """Escape what a record says, and cut it; a traceback beside it stays as it is."""
-    record.msg, record.args = plain(record.getMessage(), MESSAGE), None
+    with contextlib.suppress(Exception):  # of a `__repr__`: who writes the record deals with it
+        record.msg, record.args = plain(record.getMessage(), MESSAGE), None
     return True
 
 

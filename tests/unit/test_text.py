@@ -143,6 +143,20 @@ def test_every_record_of_the_log_is_one_line(caplog: pytest.LogCaptureFixture) -
         shown(message)
 
 
+def test_a_record_that_cannot_be_formatted_raises_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Somebody's repr must not break what is logged about."""
+
+    class HostileError(Exception):
+        def __repr__(self) -> str:
+            raise RuntimeError
+
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    caplog.handler.handleError = lambda record: None  # type: ignore[method-assign]
+    log.logger.warning("%r", HostileError())
+
+
 def test_the_words_before_a_bar_are_one_line() -> None:
     """A label cannot move the cursor."""
     drawn = io.StringIO()

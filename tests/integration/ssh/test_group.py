@@ -107,6 +107,33 @@ def test_retries_progress_and_events_are_those_of_every_run(everywhere: Server) 
     assert "3/3" in lines.getvalue()
 
 
+def test_functions_waves_and_live_lines_on_real_hosts(
+    everywhere: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files go in waves, functions do what they like with a host, lines come with names."""
+    source = tmp_path / "file"
+    source.write_text("content")
+    with group(everywhere, 4) as hosts:
+        names = [host.name for host in hosts]
+        assert hosts.put(source, "to-{host}", waves=[1, "100%"]).ok
+
+        def read(host: Any) -> str:
+            return str(host.run(["cat", f"to-{host.name}"]).text())
+
+        assert hosts.map(read, waves=["50%"]).values() == ["content"] * 4
+        outcomes = hosts.run(f"test {{host}} != {names[1]}", waves=[1])
+        assert [outcome.status for outcome in outcomes] == [
+            "fulfilled", "rejected", "skipped", "skipped",
+        ]  # fmt: skip
+        with pytest.raises(px.errors.RunFailedError, match=f"3 of 4 hosts failed: {names[1]}"):
+            outcomes.raise_for_failures()
+        hosts.run("echo here; echo there >&2", live=True)
+        assert hosts.run("echo {host} is up").report().endswith("(4 hosts):\n{host} is up\n")
+    printed = capsys.readouterr()
+    assert sorted(printed.out.splitlines()) == sorted(f"{name}: here" for name in names)
+    assert sorted(printed.err.splitlines()) == sorted(f"{name}: there" for name in names)
+
+
 def test_secrets_stay_secret_on_every_host(everywhere: Server) -> None:
     """In commands, in errors, in reports."""
     secret = px.Secret("hunter2")

@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 from parallel_exec.environments.ssh.border import common, paramiko
 from parallel_exec.environments.ssh.certificates import CERTIFICATE
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError, Tunnel
+from parallel_exec.environments.ssh.exchanges import exchanges, with_rfc_8731
 from parallel_exec.environments.ssh.packets import BrokenError, Message, Packetizer
 from parallel_exec.environments.ssh.sending import MOST_PATIENT, STUCK_LOOK_S, Sending
 from parallel_exec.environments.ssh.words import said
@@ -51,16 +52,6 @@ MACS = (
     "hmac-sha2-512",
     "hmac-sha1",
 )
-
-
-def _with_rfc_8731(names: dict[str, Any]) -> dict[str, Any]:
-    """Return the key exchanges, with both names of X25519 where there is one."""
-    made: dict[str, Any] = {}
-    for name, value in names.items():
-        if name == "curve25519-sha256@libssh.org":
-            made["curve25519-sha256"] = value
-        made[name] = value
-    return made
 
 
 class _Added(Sending):
@@ -106,8 +97,8 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
     _channel_counter: int
     _preferred_compression = ("none",)
     # The name that RFC 8731 gave to what has another one in paramiko.
-    _kex_info: ClassVar[dict[str, Any]] = _with_rfc_8731(paramiko.Transport._kex_info)
-    _preferred_kex = tuple(_with_rfc_8731(dict.fromkeys(paramiko.Transport._preferred_kex)))
+    _kex_info: ClassVar[dict[str, Any]] = exchanges(paramiko.Transport._kex_info)
+    _preferred_kex = tuple(with_rfc_8731(dict.fromkeys(paramiko.Transport._preferred_kex)))
     # paramiko's own table calls `Channel`'s functions, whatever the channel's class.
     _channel_handler_table: ClassVar[dict[int, Callable[[Any, Any], object]]] = {
         common.MSG_CHANNEL_SUCCESS: lambda channel, m: channel._request_success(m),

@@ -346,11 +346,11 @@ class Running:
         give_up: float | None = None  # until when a stopped command may still talk
         while True:
             with channel.changed:
-                while not (channel.poked or self._sendable(channel, source)):
-                    if self._finished(channel):
-                        break
+                while True:
                     if channel.status is not None or channel.signal is not None:
                         linger = linger or time.monotonic() + self._command.kill_after
+                    if channel.poked or self._sendable(channel, source) or self._finished(channel):
+                        break
                     until = min(linger or 1e18, give_up or self._ends_by())
                     pause = until - time.monotonic() if until < 1e18 else None
                     if pause is not None and pause <= 0:

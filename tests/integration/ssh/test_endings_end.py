@@ -345,3 +345,44 @@ def test_a_sick_host_behind_a_jump_host(
     assert hosts[1].run("true").ok
     assert sshd.logins() == before + 1
     assert sound.connections == 1
+
+
+class TalksOn(Honest):
+    """Ends its first command by a status, and talks on for ever."""
+
+    def command(self, session: Session) -> None:
+        """Talk as much as the client takes, or say that nothing is left of the first."""
+        if len(session.server.lines) > 1:
+            session.answer()
+            return
+        session.begin()
+        session.request("exit-status", 3)
+        while session.transport.is_active():
+            session.out(bytes(1 << 15))
+
+
+class ReadsOn(Honest):
+    """Ends its first command by a status, and reads its input for ever."""
+
+    def command(self, session: Session) -> None:
+        """Read, or say that nothing is left of the first."""
+        if len(session.server.lines) > 1:
+            session.answer()
+            return
+        session.begin()
+        session.request("exit-status", 3)
+        while session.channel.recv(1 << 20):
+            pass
+
+
+@pytest.mark.parametrize("behaviour", [TalksOn, ReadsOn])
+def test_a_command_that_has_ended_and_goes_on(
+    hostile: Serve, short: None, behaviour: type[Honest], tmp_path: Path
+) -> None:
+    """What holds its pipes is ended after `kill_after`, however busy it is until then."""
+    host = hostile(behaviour()).host()
+    (tmp_path / "much").touch()
+    os.truncate(tmp_path / "much", 1 << 40)
+    with open(tmp_path / "much", "rb") as endless:
+        result = host.run("true", check=False, capture=False, kill_after=0.3, input=endless)
+    assert result.exit_code == 3

@@ -18,13 +18,22 @@ NUMBERS = CALLS.get(platform.machine(), {})
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or not NUMBERS, reason="needs seccomp, and the numbers of its calls"
 )
-TAKEN: list[tuple[str, ...]] = [(name,) for name in NUMBERS if name != "clone"]
-TAKEN.append(tuple(name for name in NUMBERS if name != "clone"))  # an old kernel
+SINGLE = [(name,) for name in NUMBERS if name != "clone"]
+ALL = tuple(name for name in NUMBERS if name != "clone")  # as on an old kernel
+FORBIDDEN, MISSING = errno.EPERM, errno.ENOSYS
 
 
-@pytest.mark.parametrize("taken", TAKEN, ids=lambda taken: "+".join(taken[:2]))
-@pytest.mark.parametrize("error", [errno.EPERM, errno.ENOSYS], ids=["forbidden", "missing"])
-@pytest.mark.parametrize("killed", [False, True], ids=["ended", "killed"])
+@pytest.mark.parametrize(
+    ("taken", "error", "killed"),
+    [
+        *((each, FORBIDDEN, False) for each in SINGLE),
+        (("pidfd_open",), MISSING, True),
+        (("memfd_create",), FORBIDDEN, True),
+        (ALL, MISSING, False),
+        (ALL, FORBIDDEN, True),
+    ],
+    ids=str,
+)
 def test_a_system_call_that_is_not_to_be_had(
     nap: Nap, tmp_path: Path, taken: tuple[str, ...], error: int, killed: bool
 ) -> None:

@@ -2,8 +2,9 @@
 
 It is started through a shell that leaves it at once, so it is no child of this process: a program
 that waits for all of its children does not wait for it. (Who is process 1, or a subreaper, becomes
-its parent all the same.) So it is not known by its id either, which may be another's, but by two
-pipes. It says in one that it is at work; that pipe's end is its own. A byte in the other stops it.
+its parent all the same.) So nothing keeps its id from being given to another, and there are two
+pipes. One tells its id and that it is at work, and that pipe's end is its own. A byte in the other
+stops it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import os
 import pkgutil
 import select
+import signal
 import subprocess
 import time
 import warnings
@@ -55,6 +57,7 @@ class Guard:
         self._life = -1  # our end of the pipe in which it says that it is at work
         self._leash = -1  # our end of the pipe that stops it
         self._interpreters: Iterator[str] = iter(())
+        self._id = 0
         self._pause = 0.0
         self._began = 0.0
         self._stopped = False
@@ -101,9 +104,9 @@ class Guard:
             numbers = self._table, said, ordered, os.getpid(), parent
             words = [python, *interpreter.flags(), *script, *map(str, numbers), self._token]
             shell = subprocess.Popen(
-                ["/bin/sh", "-c", '"$@" &', "sh", *words],
+                ["/bin/sh", "-c", '"$@" > /dev/null & echo $!', "sh", *words],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdout=said,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
                 env=interpreter.variables(),
@@ -129,7 +132,11 @@ class Guard:
         """Take note that it is at work, or that it has ended."""
         try:
             while said := os.read(self._life, 64):
-                self.pid = int(said)
+                for word in said.split():
+                    if word == b"up":
+                        self.pid = self._id
+                    elif word.isdigit():
+                        self._id = int(word)
         except BlockingIOError:
             return
         loop = reactor.get()
@@ -171,8 +178,13 @@ class Guard:
         self._stopped = True
         if self._leash < 0:
             return
+        self._heard()
+        if self._leash < 0:
+            return  # it has ended before
         try:
             os.write(self._leash, b"x")
+            if self._id:  # which is still its own, or its pipe had ended
+                os.kill(self._id, signal.SIGKILL)
             poll = select.poll()
             poll.register(self._life, select.POLLIN)
             over = time.monotonic() + STOP_S

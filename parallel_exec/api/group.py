@@ -22,9 +22,11 @@ from parallel_exec.environments.base import wait_for_starts
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.observers.live import print_line
+from parallel_exec.text import MESSAGE, plain
 from parallel_exec.values import checks, hosts as nodes, shell
 from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
 from parallel_exec.values.functions import is_function
+from parallel_exec.values.options import check
 from parallel_exec.values.paths import file_path, for_host
 from parallel_exec.values.secret import hide_passwords
 
@@ -34,6 +36,9 @@ FANOUT = 64
 """How many hosts at once where nothing else is asked for."""
 
 PerHost = CommandLike | Mapping[str, CommandLike] | Callable[[Any], CommandLike]
+
+# Of `run`: where a command runs is not to be chosen.
+OPTIONS = {*OPTION_NAMES, *ManyOptions.__annotations__} - {"environment"}
 
 HOST = re.compile(r"\{host\}")
 PLAIN_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9@:._-]*\Z")  # alike in all quotes
@@ -74,7 +79,9 @@ class Group(Closing, Sequence[Environment]):
     def __init__(self, environments: Iterable[Environment | str], **options: Any) -> None:
         self._members: tuple[Environment, ...] = ()
         hide_passwords(options)
-        if isinstance(environments, str | bytes) or not isinstance(environments, Iterable):
+        if isinstance(environments, str | bytes | Mapping) or not isinstance(
+            environments, Iterable
+        ):
             wanted = "a list of environments or of names (px.hosts takes names in one text)"
             raise checks.refuse("environments", environments, wanted)
         given = list(environments)
@@ -134,6 +141,7 @@ class Group(Closing, Sequence[Environment]):
 
         **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
         """
+        check("Group.run", options, OPTIONS)
         own: dict[str, Any] = {k: v for k, v in options.items() if k in OPTION_NAMES}
         rest: Any = {k: v for k, v in options.items() if k not in OPTION_NAMES}
         if not isinstance(live, bool):
@@ -362,7 +370,8 @@ class Group(Closing, Sequence[Environment]):
         return iter(self._members)
 
     def __repr__(self) -> str:
-        return f"<Group of {len(self)}: {nodes.fold(member.name for member in self)}>"
+        names = plain(nodes.fold(member.name for member in self), MESSAGE)
+        return f"<Group of {len(self)}: {names}>"
 
 
 class _OnHost(Call):

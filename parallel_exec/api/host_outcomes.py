@@ -143,7 +143,11 @@ class _Said:
         """Return the text in pieces, without the name of its host: what is equal between
         hosts. In pieces, since a host may say ``{host}``, too.
         """
-        return tuple(_own_name(self.names[0]).split(self.text))
+        words = _own_names(self.names[0])
+        if not any(word in self.text for word in words):  # a pattern for each costs more
+            return (self.text,)
+        either = "|".join(map(re.escape, words))
+        return tuple(re.split(rf"(?<![\w-])(?:{either})(?![\w-])", self.text))
 
     def lines(self, *, masked: bool = False) -> list[str]:
         """Return its lines to show; `masked` without the name of its host."""
@@ -174,15 +178,12 @@ def _folded(all_said: Iterable[_Said]) -> list[_Said]:
     return sorted(alike.values(), key=lambda said: -len(said.names))
 
 
-def _own_name(name: str) -> re.Pattern[str]:
-    """Return what finds a host's name in a text, as a word: the whole one, and without its
-    user and port.
-    """
+def _own_names(name: str) -> list[str]:
+    """Return how a host may call itself: by its whole name, or without its user and port."""
     host = name.rpartition("@")[2]
     if host.count(":") == 1:
         host = host.partition(":")[0]
-    words = sorted({name, host} - {""}, key=len, reverse=True)
-    return re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, words))})(?![\w-])")
+    return sorted({name, host} - {""}, key=len, reverse=True)
 
 
 def _answer(value: object) -> tuple[str, str]:

@@ -186,6 +186,7 @@ def test_groups_are_made_of_names() -> None:
         (["web1", "web1"], "'web1'"),
         ([None], "None"),
         (["web 1"], "web 1"),
+        ({"web1": None}, "web1"),
     ],
 )
 def test_what_no_group_can_be_made_of_is_refused(members: Any, named: str) -> None:
@@ -193,6 +194,16 @@ def test_what_no_group_can_be_made_of_is_refused(members: Any, named: str) -> No
     with pytest.raises(ConfigError) as caught:
         px.Group(members)
     assert named in str(caught.value)
+
+
+def test_an_option_that_run_does_not_have_is_refused_by_name() -> None:
+    """With the right one, of a command or of many; where it runs is the group's to say."""
+    group = fakes("a")
+    options: list[Any] = [{"chek": False}, {"max_workers": 3}, {"environment": px.Local()}]
+    for option, right in zip(options, ("check", "concurrency", "Group.run has no"), strict=True):
+        with pytest.raises(ConfigError, match=right):
+            group.run("x", **option)
+    assert started(group) == [[]]
 
 
 def test_options_without_a_name_are_refused() -> None:

@@ -249,6 +249,9 @@ class _Scanner:
             self._mark(start, name.end(), DOUBLE if quoted else PLAIN)
             self._mark(start + 1, name.end(), "right behind a $")
             self._at = name.end()
+            # To bash, the second $ of "$$(" begins a command, to dash it does not.
+            if name[0] == "$" and self._text[self._at : self._at + 1] in tuple("({["):
+                raise _DoubtError("behind a $$ and a bracket")
         else:
             self._mark(start, start + 1, DOUBLE if quoted else PLAIN)
             self._at += 1

@@ -79,6 +79,8 @@ class Certificate:
 
         Whether its authority may sign for that host is for the caller to know.
         """
+        if not self._is_signed():  # first: else nobody has said what it says
+            return "is not signed by the authority that it names"
         if self.sort != HOST:
             return "is not for a host"
         if name.lower() not in self.principals:  # no patterns, as in OpenSSH
@@ -87,9 +89,7 @@ class Certificate:
         problem = self.date_problem()
         if problem is not None:
             return problem
-        if self.critical:
-            return "has critical options, and none is known for hosts"
-        return None if self._is_signed() else "is not signed by the authority that it names"
+        return "has critical options, and none is known for hosts" if self.critical else None
 
     def _is_signed(self) -> bool:
         make, algorithms = AUTHORITIES.get(type_of(self.authority), (None, ()))

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from parallel_exec.errors import HostKeyError
 __all__ = ["Entry", "HostKeys", "KnownHosts", "fingerprint", "hash_name", "host_names"]
 
 log = logging.getLogger("parallel_exec")
+
+PLAIN = re.compile(r"[^\s,*?!|#@]+")
 
 
 @dataclass(slots=True)
@@ -179,7 +182,8 @@ class KnownHosts:
                 return
             size = os.fstat(fd).st_size
             unfinished = size > 0 and os.pread(fd, 1, size - 1) != b"\n"
-            written = hash_name(name) if hash_names else name
+            # A name with signs that mean something there would stand for others, too.
+            written = name if PLAIN.fullmatch(name) and not hash_names else hash_name(name)
             line = f"{written} {key_type} {base64.b64encode(key).decode()}\n"
             try:
                 os.write(fd, (("\n" if unfinished else "") + line).encode())

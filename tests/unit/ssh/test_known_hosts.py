@@ -250,6 +250,17 @@ def test_new_key_is_appended_after_an_unfinished_line(tmp_path: Path) -> None:
     verify(path, "hidden")
 
 
+@pytest.mark.parametrize("name", ["*", "a,b", "w?b", "#web", "@revoked", "|1|x"])
+def test_new_key_stands_for_its_host_alone(tmp_path: Path, name: str) -> None:
+    """Whatever the host is called."""
+    path = tmp_path / "known_hosts"
+    verify(path, name, accept_new=True)
+    verify(path, name)
+    for other in ("a", "web"):
+        with pytest.raises(HostKeyError, match="is unknown"):
+            verify(path, other)
+
+
 ADD = """
 import base64, sys
 from parallel_exec.environments.ssh.known_hosts import KnownHosts

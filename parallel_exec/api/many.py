@@ -141,6 +141,7 @@ class Many:
             stands for any, None for no such.
         each: Whether every task is wanted as it settles.
         also: Another rule by which the run stops.
+        subject: What it says of itself in events.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Many:
         first: Status | str | None = None,
         each: bool = False,
         also: StopRule | None = None,
+        subject: str = "",
     ) -> None:
         check(name, options, ManyOptions.__annotations__)
         self._items = items
@@ -179,6 +181,7 @@ class Many:
             quiet=listeners == [log.listen] and not log.wanted_each(),
             each=each,
             label=name,
+            subject=subject,
             total=self.total,
         )
         self.count = 0

@@ -8,9 +8,17 @@ from itertools import islice
 from typing import Any, Generic, TypeVar, Unpack
 
 from parallel_exec.api.closing import Forgettable
-from parallel_exec.api.many import DEFAULTS, Many, MapOptions, executor_of, gather, named
+from parallel_exec.api.many import (
+    DEFAULTS,
+    Many,
+    ManyOptions,
+    MapOptions,
+    executor_of,
+    gather,
+    named,
+)
 from parallel_exec.engine.task import Task, Work
-from parallel_exec.engine.work import Call, Send, shown_call
+from parallel_exec.engine.work import Call, Send, name_of, shown_call
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits.base import Limit
 from parallel_exec.values import checks
@@ -49,7 +57,8 @@ def _prepare(
             return Send(executor, fn, (item,), label=shown_call(fn, (item,)))
         return Call(fn, (item,))
 
-    return Many(items, make, name, {**options, "concurrency": concurrency}, **how)
+    given: ManyOptions = {**options, "concurrency": concurrency}
+    return Many(items, make, name, given, subject=name_of(fn), **how)
 
 
 @takes(MapOptions, **DEFAULTS)

@@ -74,7 +74,14 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     """
     work, retry, cancel = _prepare("run", command, options)  # type: ignore[arg-type]
     listeners = [log.listen] if log.wanted() else []
-    job = Run(NO_LIMIT, retry=policy(retry), listeners=listeners, label="run", total=1)
+    job = Run(
+        NO_LIMIT,
+        retry=policy(retry),
+        listeners=listeners,
+        label="run",
+        subject=work.label() if listeners else "",
+        total=1,
+    )
     tokens = [] if cancel is None else [cancel]
     tasks = iter([Task(0, work)])
     # Room for one more than there is: so it is seen at once that there is no other.
@@ -111,7 +118,16 @@ def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture
     **Thread safety:** yes.
     """
     work, retry, cancel = _prepare("submit", command, options)  # type: ignore[arg-type]
-    job = Run(NO_LIMIT, retry=policy(retry), background=True)
+    listeners = [log.listen] if log.wanted() else []
+    job = Run(
+        NO_LIMIT,
+        retry=policy(retry),
+        listeners=listeners,
+        background=True,
+        label="submit",
+        subject=work.label() if listeners else "",
+        total=1,
+    )
     task = Task(0, work)
     future = task.future = CommandFuture()
     future.ended_by(job.cancel)

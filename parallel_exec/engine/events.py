@@ -7,11 +7,11 @@ A listener that raises is logged; it disturbs neither the run nor other listener
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from parallel_exec.values.outcome import Outcome
+from parallel_exec.values.outcome import Outcome, Status
 
 __all__ = [
     "Event",
@@ -31,10 +31,13 @@ class RunStarted:
     Attributes:
         total: How many tasks it has; None if that is not known beforehand.
         label: What runs: the name of the function that was called.
+        subject: What it was called with: the label of the one command, the name of the
+            function that is mapped; "" where that is a list of tasks.
     """
 
     total: int | None
     label: str
+    subject: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +87,18 @@ class RunFinished:
 
     Attributes:
         duration_s: Seconds since `RunStarted`.
-        error: What ended it early (a deadline, a cancel, an interrupt), or None.
+        error: What ended it early (a deadline, a cancel, an interrupt; a GeneratorExit where
+            an iterator was left), or None.
+        label: As in `RunStarted`.
+        subject: As in `RunStarted`.
+        counts: How many tasks ended with each status.
     """
 
     duration_s: float
     error: BaseException | None
+    label: str = ""
+    subject: str = ""
+    counts: Mapping[Status, int] = field(default_factory=dict)
 
 
 Event = RunStarted | TaskStarted | TaskRetrying | TaskFinished | RunFinished

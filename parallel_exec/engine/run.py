@@ -61,6 +61,8 @@ log = logging.getLogger("parallel_exec")
 
 SLOW_S = 0.001  # a task that took longer to be read than this is not waited for
 OUT_OF_THREADS_S = 0.05  # how long to wait before a thread is asked for again
+WORD_S = 1.0  # how long an end is waited for without a word
+NAMED = 3  # how many tasks are named then
 OWN_FRAMES = 3  # from `Run._call` to the function of a task: that, `_called`, `Work.call`
 
 
@@ -94,6 +96,7 @@ class Run:
         background: Whether nobody drives it: tasks are given by `begin` and settle
             their futures.
         label: How events call the run.
+        subject: What they say it was called with.
         total: How many tasks there will be, if that is known.
         thread_name: Names each thread.
         initialize: Called first in each thread. If it raises, the run is broken: it stops
@@ -115,6 +118,7 @@ class Run:
         each: bool = False,
         background: bool = False,
         label: str = "run",
+        subject: str = "",
         total: int | None = None,
         thread_name: Callable[[], str] = lambda: "parallel_exec worker",
         initialize: Callable[[], object] | None = None,
@@ -126,6 +130,7 @@ class Run:
         self.deadline = deadline
         self.clock = clock or reactor.at_work()
         self.label = label
+        self.subject = subject
         self.total = total
         self._thread_name = thread_name
         self._initialize = initialize
@@ -202,6 +207,7 @@ class Run:
         reactor.refuse_when_finalizing()
         callbacks = []
         error: BaseException | None = None
+        over = False  # whether everything had ended when it was left
         lending = False
         try:
             tokens = list(cancel)
@@ -214,7 +220,7 @@ class Run:
                 self.clock.post(self._await_deadline, self.deadline)
             callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
             try:
-                self._tell(RunStarted(self.total, self.label))
+                self._tell(RunStarted(self.total, self.label, self.subject))
                 if at_hand:
                     yield from self._settle_all(tasks, window, acknowledge)
                 else:
@@ -222,6 +228,7 @@ class Run:
                 error = self.failure
             except BaseException as raised:
                 error = raised
+                over = self._scheduler.finished
                 raise
             finally:
                 self._shut()
@@ -232,7 +239,9 @@ class Run:
             for callback in callbacks:
                 callback.close()
             self._deliver()
-            self._tell(RunFinished(self.clock.now() - self._began, error))
+            if isinstance(error, GeneratorExit) and self.delivered == self._read and over:
+                error = None  # it was left when all had been given out
+            self._tell(self._ending(error))
             error = None  # its traceback has this frame, and with it all results
             self._reader = None
             # Circles, in which what tasks gave or failed with would live on.
@@ -342,8 +351,13 @@ class Run:
                 self._rung = False  # an interrupt may have come before it was noted
                 if self._reader is not None:
                     self._reader.stop()
+                said_at: float | None = time.monotonic() + WORD_S
                 while not self._scheduler.finished:
-                    self._await_bell()
+                    if said_at is None:
+                        self._await_bell()
+                    elif not self._await_bell(max(0.0, said_at - time.monotonic())):
+                        said_at = None
+                        self._say_what_is_waited_for()
                 for worker in list(self._workers):
                     thread = worker.thread
                     if thread is not None and not self._left_behind(worker):
@@ -362,6 +376,11 @@ class Run:
     def _left_behind(worker: Worker) -> bool:
         task = worker.task
         return task is not None and task.abandoned
+
+    def _ending(self, error: BaseException | None) -> RunFinished:
+        counts = dict(self._scheduler.counts)
+        lasted = self.clock.now() - self._began
+        return RunFinished(lasted, error, self.label, self.subject, counts)
 
     def _tell(self, event: Event) -> None:
         for listener in self._listeners:
@@ -395,6 +414,9 @@ class Run:
             for task in tasks:
                 assert task.future is not None
                 task.future.add_done_callback(_closer(callback))
+        if self._listeners:
+            self._began = self.clock.now()
+            self._tell(RunStarted(self.total, self.label, self.subject))
         self._hand_over(tasks, last)
 
     def cancel_futures(self) -> None:
@@ -681,17 +703,35 @@ class Run:
             except RuntimeError:
                 pass  # another thread has just rung
 
-    def _await_bell(self) -> None:
-        """Wait until there is something to look at, since the last look began."""
+    def _await_bell(self, timeout: float = -1) -> bool:
+        """Wait until there is something to look at, since the last look began; return whether
+        there is, or `timeout` seconds have passed.
+        """
         reactor.refuse_when_finalizing()
-        self._bell.acquire()
+        if not self._bell.acquire(timeout=timeout):
+            return False
         self._rung = False
+        return True
+
+    def _say_what_is_waited_for(self) -> None:
+        """Tell whoever has pressed Ctrl-C, or left an iterator, why that takes its time."""
+        tasks = [task for task in list(self._scheduler.live.values()) if task.attempt]
+        if not tasks:
+            return
+        names = ", ".join(plain(task.label()) for task in tasks[:NAMED])
+        more = f" and {len(tasks) - NAMED} more" if len(tasks) > NAMED else ""
+        patience = ""
+        if any(task.work.abandonable for task in tasks):
+            patience = f"; functions are left behind after kill_after, {self.kill_after:g} s"
+        log.warning("%s waits for what still runs: %s%s%s", self.label, names, more, patience)
 
     # Performing
 
     def _perform(self, actions: list[steps.Action], worker: Worker | None = None) -> Task | None:
         """Do what a step decided; return a task for `worker` to call, if there is one."""
         mine: Task | None = None
+        if self._background and self._scheduler.events:
+            self._foreign(self._deliver)
         for verb, subject, argument in actions:
             if (
                 verb is steps.START
@@ -929,6 +969,8 @@ class Run:
     def _finished(self) -> None:
         if self._deadline_timer is not None:
             self._deadline_timer.cancel()
+        if self._background and self._listeners:
+            self._foreign(self._tell, self._ending(self.failure))
         self._dismiss()
         self._ring()
 

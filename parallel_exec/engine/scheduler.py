@@ -125,6 +125,7 @@ class Scheduler:
         culprit: The task that made it stop, if one did.
         closed: Whether no more tasks will come.
         killed: Whether nothing is waited for any more.
+        counts: How many tasks ended with each status, if anybody listens.
         finished: Whether every task is settled, none is abandoned meanwhile apart.
     """
 
@@ -153,6 +154,7 @@ class Scheduler:
         self.closed = False
         self.killed = False
         self.finished = False
+        self.counts: dict[Status, int] = {}
 
     def feed(self, tasks: list[Task], now: float, *, last: bool) -> None:
         """Take in tasks; `last` says that no more will come."""
@@ -432,6 +434,8 @@ class Scheduler:
         del self.live[task.index]
         if self.keep:
             self.settled.append(task)
+        if self.listening:
+            self.counts[status] = self.counts.get(status, 0) + 1
         if self.telling:
             self.events.append(TaskFinished(task.outcome()))
         if task.future is not None:

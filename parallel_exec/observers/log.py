@@ -105,10 +105,26 @@ def listen(event: Event) -> None:
             _because(event.error),
         )
     elif isinstance(event, RunStarted):
-        total = "" if event.total is None else f" of {event.total} tasks"
-        logger.info("%s started a run%s", plain(event.label), total)
+        total = "" if event.total is None else f", {event.total} {_tasks(event.total)}"
+        logger.info("%s started%s%s", plain(event.label), _of(event.subject), total)
     else:
-        logger.info("the run ended after %.3g s%s", event.duration_s, _because(event.error))
+        counts = ", ".join(f"{count} {status}" for status, count in event.counts.items())
+        logger.info(
+            "%s ended after %.3g s%s, %s%s",
+            plain(event.label) or "the run",
+            event.duration_s,
+            _of(event.subject),
+            counts or "no tasks",
+            " (it was left)" if isinstance(event.error, GeneratorExit) else _because(event.error),
+        )
+
+
+def _of(subject: str) -> str:
+    return f": {plain(subject)}" if subject else ""
+
+
+def _tasks(count: int) -> str:
+    return "task" if count == 1 else "tasks"
 
 
 def _because(error: BaseException | None) -> str:

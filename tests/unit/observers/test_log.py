@@ -32,7 +32,7 @@ EVENTS: list[Event] = [
     TaskStarted(0, "fetch", 2),
     TaskFinished(Outcome(0, "fetch", "fulfilled", 7, None, 2, 1.5)),
     TaskFinished(Outcome(1, "store", "rejected", None, ValueError("full"), 1, 0.5)),
-    RunFinished(2.0, TimeoutError("too long")),
+    RunFinished(2.0, TimeoutError("too long"), "all", "", {"fulfilled": 1, "rejected": 1}),
 ]
 
 
@@ -54,7 +54,7 @@ def test_every_event_is_logged_at_its_level(caplog: pytest.LogCaptureFixture) ->
     for event in EVENTS:
         log.listen(event)
     assert caplog.record_tuples == [
-        ("parallel_exec", logging.INFO, "all started a run of 2 tasks"),
+        ("parallel_exec", logging.INFO, "all started, 2 tasks"),
         ("parallel_exec", logging.DEBUG, "task 0 started: fetch"),
         (
             "parallel_exec",
@@ -64,7 +64,11 @@ def test_every_event_is_logged_at_its_level(caplog: pytest.LogCaptureFixture) ->
         ("parallel_exec", logging.DEBUG, "task 0 started (try 2): fetch"),
         ("parallel_exec", logging.DEBUG, "task 0 fulfilled after 1.5 s: fetch"),
         ("parallel_exec", logging.DEBUG, "task 1 rejected after 0.5 s: store (ValueError: full)"),
-        ("parallel_exec", logging.INFO, "the run ended after 2 s (TimeoutError: too long)"),
+        (
+            "parallel_exec",
+            logging.INFO,
+            "all ended after 2 s, 1 fulfilled, 1 rejected (TimeoutError: too long)",
+        ),
     ]
 
 
@@ -72,8 +76,11 @@ def test_an_unknown_total_is_not_made_up(caplog: pytest.LogCaptureFixture) -> No
     """A run that does not know how many tasks it has says nothing of it."""
     caplog.set_level(logging.INFO, "parallel_exec")
     log.listen(RunStarted(None, "parallel_imap"))
-    log.listen(RunFinished(0.5, None))
-    assert caplog.messages == ["parallel_imap started a run", "the run ended after 0.5 s"]
+    log.listen(RunFinished(0.5, None, "parallel_imap"))
+    assert caplog.messages == [
+        "parallel_imap started",
+        "parallel_imap ended after 0.5 s, no tasks",
+    ]
 
 
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR])

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import parallel_exec as px
-from parallel_exec.environments.ssh import ending, files, gate, pool
+from parallel_exec.environments.ssh import ending, files, gate, pool, running
 from parallel_exec.environments.ssh.border import common
 from tests.integration.ssh.hostile import Honest, Line, Serve, Session, message
 from tests.integration.ssh.server import wait_until
@@ -195,6 +195,15 @@ class Bounds:
 
         self.patch.setattr(ending, "LIMIT_S", SHORT)  # ten seconds are long
         host = self.hostile(NeverEnds()).host(connect_timeout=LONG)
+        return self.ends(host, timeout=SHORT, kill_after=SHORT)
+
+    def a_login_shell_to_begin_with_a_command_that_is_to_end(self) -> BaseException | None:
+        class NeverBegins(Honest):
+            def command(self, session: Session) -> None:
+                session.wait()
+
+        self.patch.setattr(running, "SHELL_S", SHORT)  # five seconds are long
+        host = self.hostile(NeverBegins()).host(connect_timeout=LONG)
         return self.ends(host, timeout=SHORT, kill_after=SHORT)
 
     def the_host_to_take_what_is_sent(self) -> BaseException | None:

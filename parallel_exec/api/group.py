@@ -117,9 +117,9 @@ class Group(Closing, Sequence[Environment]):
                 name of the member, quoted where it must be; words or a `Command`, which
                 are taken as they are. Or a mapping of host names to commands. Or a
                 function that is given the member and returns its words or its `Command`;
-                it is called in this thread. One that raises, or returns anything else,
-                fails for its host alone. A function that does the work itself goes to
-                `map`.
+                it is called in this thread, and before the wave of the host. One that
+                raises, or returns anything else, fails for its host alone. A function that
+                does the work itself goes to `map`.
             waves: The sizes of successive waves, the last of which repeats: numbers of
                 hosts and shares of all ("10%", rounded up). A wave begins when the one
                 before has succeeded: every host has, but for `max_failures`, which counts
@@ -159,7 +159,7 @@ class Group(Closing, Sequence[Environment]):
             try:
                 return work(bind(member, _returned(command, member)))
             except Exception as error:  # it is this host's failure alone
-                return Broken(error, label=f"{name_of(command)}({member.name})")
+                return _Failed(error, label=f"{name_of(command)}({member.name})")
 
         return self._settle(self._members, make, "Group.run", rest, waves)
 
@@ -372,6 +372,14 @@ class Group(Closing, Sequence[Environment]):
     def __repr__(self) -> str:
         names = plain(nodes.fold(member.name for member in self), MESSAGE)
         return f"<Group of {len(self)}: {names}>"
+
+
+class _Failed(Broken):
+    """What a function has failed to give. It fails when its turn, and its wave, has come."""
+
+    __slots__ = ()
+
+    exempt = False
 
 
 class _OnHost(Call):

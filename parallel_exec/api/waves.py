@@ -91,6 +91,7 @@ class Waves:
         self._failures = 0  # in this wave, as `rule` counts them
         self._failed: list[str] = []  # in this wave, as events tell
         self._ended: set[int] = set()
+        self._left = set(range(self._ends[0])) if self._ends else set()  # of this wave
         self._token = CancelToken()
         self._link: Callback | None = None
         cancel = options.get("cancel")
@@ -135,16 +136,21 @@ class Waves:
 
     def _count(self, index: int, ok: bool) -> None:
         self._ended.add(index)
+        self._left.discard(index)
         if not ok:
             self._failed.append(self._names[index])
         if len(self._failed) > self._tolerated[self._wave]:
             if self.gate.shut() <= self._ended:  # nothing of it runs any more
                 of = f"wave {self._wave + 1} of {len(self._ends)}"
                 self._token.cancel(f"not begun, since {of} failed: {plain(fold(self._failed))}")
-        elif len(self._ended) == self._ends[self._wave] < self._ends[-1]:
+            return
+        while not self._left and self._ends[self._wave] < self._ends[-1]:
+            start = self._ends[self._wave]
             self._wave += 1
             self._failures = 0
             self._failed = []
+            # One that a limit of the user's refuses has ended before its turn.
+            self._left = set(range(start, self._ends[self._wave])) - self._ended
             self.gate.open(self._ends[self._wave])
 
 

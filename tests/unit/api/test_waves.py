@@ -134,6 +134,34 @@ def test_max_failures_counts_in_each_wave() -> None:
     assert statuses(outcomes)[2:] == "ssss"
 
 
+def test_a_function_that_fails_for_a_host_fails_in_its_wave() -> None:
+    """Although it is called before: the waves before it are not harmed."""
+
+    def command(host: Any) -> list[str]:
+        if host.name == "h3":
+            raise ValueError("no role")
+        return ["x"]
+
+    log = Log()
+    outcomes = group(5).run(command, waves=[1], on_event=log)
+    assert statuses(outcomes) == "ffrss"
+    assert "wave 3 of 5 failed: h3" in str(outcomes["h4"].reason)
+    assert statuses(group(5).run(command, waves=[2, 2], max_failures=1)) == "ffrff"
+
+
+def test_a_function_that_cannot_be_ended_keeps_no_wave() -> None:
+    """It is left behind with its outcome, and that is a failure."""
+    release = threading.Event()
+    try:
+        outcomes = group(3).map(
+            lambda host: release.wait(30), waves=[1], timeout=0.1, kill_after=0.1
+        )
+        assert statuses(outcomes) == "rss"
+        assert outcomes[0].abandoned
+    finally:
+        release.set()
+
+
 def test_tries_of_one_host_belong_to_its_wave() -> None:
     """Neither does another try begin the next wave, nor is it kept waiting behind it."""
     tries: list[str] = []

@@ -54,6 +54,7 @@ LONGEST_LINE = 16384
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 _WORD = re.compile(rb" ([a-z0-9]{1,10})\r?\n")  # a word of the orders, or a process id
+LONGEST_WORD = 13  # with its blank and the end of its line
 _NOT_ALIKE = re.compile(r"[\\!\n]")  # a backslash in fish, the others in csh
 _PLAIN = re.compile(r"[A-Za-z0-9_@%+=:,./-]+\Z")
 
@@ -159,43 +160,54 @@ class Head:
         junk: What came before it: a login shell's own talk.
     """
 
-    __slots__ = ("_nonce", "_seen", "junk", "word")
+    __slots__ = ("_from", "_nonce", "_seen", "junk", "word")
 
-    LONGEST = 1 << 20  # bytes of talk that are searched; the oldest are forgotten
+    LONGEST = 1 << 20  # bytes of talk that are kept; the oldest are forgotten
 
     def __init__(self, nonce: str) -> None:
         self._nonce = nonce.encode()
-        self._seen = b""
+        self._seen = bytearray()
+        self._from = 0  # where the line may begin: what is before that is not searched again
         self.junk = b""
         self.word: str | None = None
 
     def feed(self, data: bytes) -> bytes | None:
         """Take more bytes; return those that follow the line, None while it is not there."""
-        seen = self._seen = self._seen + data if self._seen else data
-        start = seen.find(self._nonce)
+        seen, nonce = self._seen, self._nonce
+        seen += data
+        searched = len(seen) - len(nonce) + 1
+        start = seen.find(nonce, self._from)
         while start >= 0:
             # A terminal that echoes shows the orders too: their nonce is not followed so.
-            found = _WORD.match(seen, start + len(self._nonce))
+            found = _WORD.match(seen, start + len(nonce))
             if found is not None:
-                self.junk = seen[:start]
+                self.junk = bytes(seen[:start])
                 self.word = found[1].decode()
-                self._seen = b""
-                return seen[found.end() :]
-            start = seen.find(self._nonce, start + 1)
-        self._seen = seen[-self.LONGEST :]
+                rest = bytes(seen[found.end() :])
+                self._seen = bytearray()
+                return rest
+            if start + len(nonce) + LONGEST_WORD > len(seen):  # the rest may be to come
+                searched = min(searched, start)
+            start = seen.find(nonce, start + 1)
+        self._from = max(0, searched)
+        if len(seen) > 2 * self.LONGEST:  # not at each byte
+            gone = len(seen) - self.LONGEST
+            del seen[:gone]
+            self._from = max(0, self._from - gone)
         return None
 
     @property
     def pending(self) -> bytes:
         """What has come while the line has not."""
-        return self._seen
+        return bytes(self._seen[-self.LONGEST :])
 
     def asks(self) -> bool:
         """Return whether sudo's question is the last thing that was said; forget it."""
         question = self._nonce + b" sudo"
         if not self._seen.endswith(question):
             return False
-        self._seen = self._seen[: -len(question)]
+        del self._seen[-len(question) :]
+        self._from = min(self._from, len(self._seen))
         return True
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 
 import pytest
@@ -59,6 +60,50 @@ def test_head_finds_its_line_in_any_pieces() -> None:
                 after += piece
         assert (head.word, after) == ("4711", b"rest")
         assert head.junk.endswith(b'$$";\r\n')
+
+
+talk = st.lists(
+    st.sampled_from([b"PXn", b"PX", b" ", b"ok", b"\n", b"\r\n", b" 42\n", b" sudo", b"x" * 30]),
+    max_size=12,
+).map(b"".join)
+
+
+@given(talk, st.lists(st.integers(1, 9), min_size=1))
+def test_head_finds_what_is_found_in_one_piece(said: bytes, sizes: list[int]) -> None:
+    """Wherever the talk is cut."""
+    whole, cut = remote.Head("PXn"), remote.Head("PXn")
+    rest = whole.feed(said)
+    got: bytes | None = None
+    given_ = 0
+    for size in itertools.cycle(sizes):
+        piece = said[given_ : given_ + size]
+        given_ += size
+        got = got + piece if got is not None else cut.feed(piece)
+        if given_ >= len(said):
+            break
+    assert (cut.word, cut.junk, got) == (whole.word, whole.junk, rest)
+    assert cut.pending == whole.pending
+
+
+def test_talk_without_end_is_searched_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again at each byte, however often the nonce is in it; and only the last is kept."""
+    looks = []
+
+    class Counts:
+        def match(self, seen: bytearray, start: int) -> None:
+            looks.append(start)
+
+    monkeypatch.setattr(remote, "_WORD", Counts())
+    head = remote.Head("PX0123456789abcdef")
+    spam = b"PX0123456789abcdef" * 2000
+    head.feed(spam)
+    for _ in range(3000):
+        head.feed(b"x")
+    assert len(looks) < 2000 + 3 * remote.LONGEST_WORD
+    for _ in range(100):
+        head.feed(spam)
+    assert len(head._seen) <= 2 * head.LONGEST
+    assert len(head.pending) <= head.LONGEST
 
 
 def test_names_that_no_shell_exports() -> None:

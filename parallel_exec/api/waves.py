@@ -93,10 +93,13 @@ class Waves:
         self._ended: set[int] = set()
         self._left = set(range(self._ends[0])) if self._ends else set()  # of this wave
         self._token = CancelToken()
-        self._link: Callback | None = None
+        self._links: list[Callback] = []
         cancel = options.get("cancel")
         if isinstance(cancel, CancelToken):
-            self._link = cancel.on_cancel(lambda: self._token.cancel(cancel.reason))
+            self._links = [
+                cancel.on_cancel(lambda: self._token.cancel(cancel.reason)),
+                cancel.on_stop_starting(lambda: self._token.stop_starting(cancel.reason)),
+            ]
         elif cancel is not None:
             raise checks.refuse("cancel", cancel, "a CancelToken")
         also = options.get("on_event")
@@ -114,8 +117,8 @@ class Waves:
 
     def close(self) -> None:
         """Let go of the token that was given."""
-        if self._link is not None:
-            self._link.close()
+        for link in self._links:
+            link.close()
 
     def rule(self, status: Status) -> bool:
         """Shut the gate with the failure that is one too many; never stop what runs."""

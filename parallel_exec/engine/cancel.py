@@ -27,12 +27,14 @@ class CancelToken:
     **Thread safety:** yes; takes no lock, so that `cancel` can be called anywhere.
     """
 
-    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_reason")
+    __slots__ = ("__weakref__", "_callbacks", "_cancelled", "_drained", "_reason", "_starters")
 
     def __init__(self) -> None:
         self._cancelled = False
+        self._drained = False  # whether `stop_starting` was called
         self._reason: str | None = None
-        self._callbacks: deque[Callback] = deque()
+        self._callbacks: deque[Callback] = deque()  # of `cancel`
+        self._starters: deque[Callback] = deque()  # of `stop_starting`
 
     @classmethod
     def current(cls) -> CancelToken:
@@ -67,7 +69,28 @@ class CancelToken:
         if not self._cancelled:
             self._reason = reason
             self._cancelled = True
-        self._call()
+        _call_all(self._callbacks)
+
+    @property
+    def starting_stopped(self) -> bool:
+        """Whether `stop_starting` or `cancel` has been called."""
+        return self._drained or self._cancelled
+
+    def stop_starting(self, reason: str | None = None) -> None:
+        """Let what runs go on, tries that follow a failure aside, and begin nothing more: what
+        has not begun is skipped. Returns at once. Idempotent; `cancel` may follow and ends
+        what still runs.
+
+        Functions of many that raise then raise a `TaskCancelledError`, if anything was
+        skipped; those that give outcomes give them all.
+
+        Args:
+            reason: Shown in the errors of what was skipped.
+        """
+        if not self.starting_stopped:
+            self._reason = reason
+            self._drained = True
+        _call_all(self._starters)
 
     def raise_if_cancelled(self) -> None:
         """Do nothing, or raise.
@@ -105,44 +128,53 @@ class CancelToken:
         Returns:
             A handle; its `close` takes the call back.
         """
-        callback = Callback(self, call)
+        callback = Callback(self._callbacks, call)
         self._callbacks.append(callback)
         if self._cancelled:
-            self._call()
+            _call_all(self._callbacks)
         return callback
 
-    def _call(self) -> None:
-        interrupt: BaseException | None = None
-        while True:
-            try:
-                callback = self._callbacks.popleft()  # each is taken once, by somebody
-            except IndexError:
-                break
-            try:
-                callback.call()
-            except Exception:
-                report("a callback of a cancel token raised: %r", callback.call)
-            except BaseException as raised:
-                interrupt = interrupt or raised
-        if interrupt is not None:
-            raise interrupt
+    def on_stop_starting(self, call: Callable[[], object]) -> Callback:
+        """Have `call` made when `stop_starting` is called; otherwise as `on_cancel`."""
+        callback = Callback(self._starters, call)
+        self._starters.append(callback)
+        if self._drained:
+            _call_all(self._starters)
+        return callback
 
     def __repr__(self) -> str:
         return f"<CancelToken {'set' if self._cancelled else 'not set'}>"
 
 
+def _call_all(callbacks: deque[Callback]) -> None:
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            callback = callbacks.popleft()  # each is taken once, by somebody
+        except IndexError:
+            break
+        try:
+            callback.call()
+        except Exception:
+            report("a callback of a cancel token raised: %r", callback.call)
+        except BaseException as raised:
+            interrupt = interrupt or raised
+    if interrupt is not None:
+        raise interrupt
+
+
 class Callback:
     """A call that a token makes when it is set."""
 
-    __slots__ = ("_token", "call")
+    __slots__ = ("_among", "call")
 
-    def __init__(self, token: CancelToken, call: Callable[[], object]) -> None:
-        self._token = token
+    def __init__(self, among: deque[Callback], call: Callable[[], object]) -> None:
+        self._among = among
         self.call = call
 
     def close(self) -> None:
         """Take the call back, if it has not been made. Idempotent."""
         try:
-            self._token._callbacks.remove(self)
+            self._among.remove(self)
         except ValueError:
             pass

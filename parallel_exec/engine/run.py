@@ -136,7 +136,7 @@ class Run:
         self._initialize = initialize
         self.context: Context = copy_context()
         self.parent = base.current.get()
-        self.failure: BaseException | None = None  # a deadline, a cancel
+        self._failure: BaseException | None = None
         self._listeners = tuple(listeners)
         self._prepares = retry is not None or timeout is not None  # see `_begin`
         self._scheduler = Scheduler(
@@ -170,6 +170,13 @@ class Run:
     def culprit(self) -> Task | None:
         """The task that made the run stop, if one did."""
         return self._scheduler.culprit
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended the run early, if that was not one of its tasks: a deadline, a cancel."""
+        if self._failure is None and self._scheduler.left_out:
+            self._failure = TaskCancelledError(self._scheduler.no_more or "")
+        return self._failure
 
     def is_busy(self) -> bool:
         """Return whether a task runs. For stop rules, which are asked within a step."""
@@ -205,7 +212,7 @@ class Run:
             raise RuntimeError("a blocking call was made in the service thread of parallel_exec")
         base.refuse_reentry()
         reactor.refuse_when_finalizing()
-        callbacks = []
+        callbacks: list[Callback] = []
         error: BaseException | None = None
         over = False  # whether everything had ended when it was left
         lending = False
@@ -218,7 +225,7 @@ class Run:
             self._began = self.clock.now()
             if self.deadline is not None:
                 self.clock.post(self._await_deadline, self.deadline)
-            callbacks += [token.on_cancel(_Canceller(self, token)) for token in tokens]
+            callbacks += self._listen_to(tokens)
             try:
                 self._tell(RunStarted(self.total, self.label, self.subject))
                 if at_hand:
@@ -309,6 +316,8 @@ class Run:
             self._low_water = -1 if reader.over else width - enough
             has_read = reader.here and not stopped and not settled and reader.read_here()
             if state.stopping is not None and not stopped:
+                if state.stopping == "no more" and not reader.over:
+                    state.left_out = True
                 reader.stop()
                 self._hand_over([], True)
                 stopped = True
@@ -409,8 +418,7 @@ class Run:
         tokens = list(cancel)
         if self.parent is not None and last:
             tokens.append(CancelToken.current())
-        for token in tokens:
-            callback = token.on_cancel(_Canceller(self, token))
+        for callback in self._listen_to(tokens):
             for task in tasks:
                 assert task.future is not None
                 task.future.add_done_callback(_closer(callback))
@@ -418,6 +426,12 @@ class Run:
             self._began = self.clock.now()
             self._tell(RunStarted(self.total, self.label, self.subject))
         self._hand_over(tasks, last)
+
+    def _listen_to(self, tokens: Iterable[CancelToken]) -> Iterator[Callback]:
+        for token in tokens:
+            stop = _Canceller(self, token)
+            yield token.on_cancel(stop)
+            yield token.on_stop_starting(stop)
 
     def cancel_futures(self) -> None:
         """Cancel the futures of the tasks that have not begun; these are then skipped."""
@@ -514,8 +528,8 @@ class Run:
         failure: BaseException | None,
     ) -> None:
         """Stop, unless that has begun. A step."""
-        if failure is not None and self._scheduler.stopping is None:
-            self.failure = failure
+        if failure is not None and not self._scheduler.ending:
+            self._failure = failure
         self._scheduler.stop(reason, error, self.clock.now())
         self._ring()
 
@@ -543,6 +557,17 @@ class Run:
         message = reason or "the run was cancelled"
         failure = TaskCancelledError(message)
         self.clock.post(self._stop, "cancelled", lambda: TaskCancelledError(message), failure)
+
+    def stop_starting(self, reason: str | None = None) -> None:
+        """Begin nothing more. Returns at once; from anywhere, signal handlers included."""
+        if self._scheduler.no_more is None:
+            self._scheduler.no_more = reason or "nothing more was to begin"
+            self.clock.post(self._step, self._starts_no_more)
+
+    def _starts_no_more(self) -> None:
+        """Skip what has not begun. A step."""
+        self._scheduler.stop_starting(self.clock.now())
+        self._ring()
 
     def command_ended(self, task: Task, ending: Result | BaseException) -> None:
         """An environment reports the end of a command."""
@@ -892,7 +917,7 @@ class Run:
         return True
 
     def _break(self, error: BaseException) -> None:
-        self.failure = error
+        self._failure = error
         self._step(self._scheduler.close)
         self._step(self._scheduler.skip_queued, _broken, self.clock.now())
 
@@ -1031,4 +1056,7 @@ class _Canceller:
         self._token = token
 
     def __call__(self) -> None:
-        self._run.cancel(self._token.reason)
+        if self._token.cancelled:
+            self._run.cancel(self._token.reason)
+        else:
+            self._run.stop_starting(self._token.reason)

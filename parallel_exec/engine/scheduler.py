@@ -60,7 +60,7 @@ RESOLVE = "resolve"  # (task, None): settle its future
 FINISHED = "finished"  # (None, None): every task is settled and no more will come
 
 StopRule = Callable[[Status], bool]
-Reason = Literal["failed", "won", "cancelled", "deadline", "closed"]
+Reason = Literal["failed", "won", "cancelled", "deadline", "closed", "no more"]
 
 
 class NoLimit:
@@ -121,7 +121,10 @@ class Scheduler:
         events: What happened, in order.
         live: The tasks that have not, by index.
         queued: How many of them wait for a place.
-        stopping: Why the run stops, or None.
+        stopping: Why nothing begins any more, or None.
+        ending: Whether what runs was asked to end, too.
+        no_more: Why nothing is to begin any more; any thread may set it at any time.
+        left_out: Whether a task was skipped for that reason.
         culprit: The task that made it stop, if one did.
         closed: Whether no more tasks will come.
         killed: Whether nothing is waited for any more.
@@ -149,6 +152,9 @@ class Scheduler:
         self.live: dict[int, Task] = {}
         self.queued = 0
         self.stopping: Reason | None = None
+        self.ending = False
+        self.no_more: str | None = None
+        self.left_out = False
         self.stop_error: Callable[[], BaseException] | None = None
         self.culprit: Task | None = None
         self.closed = False
@@ -239,7 +245,8 @@ class Scheduler:
         if error is not None:
             task.errors += (error,)
         cancelled = isinstance(error, CancelledError) or task.ending == "cancel"
-        if isinstance(decision, RetryAgain) and self.stopping is None and not cancelled:
+        begins = self.stopping is None and self.no_more is None
+        if isinstance(decision, RetryAgain) and begins and not cancelled:
             self._wait(task, decision.delay_s, error)
             return
         if isinstance(decision, GiveUp):
@@ -305,13 +312,27 @@ class Scheduler:
         """
         if reason == "closed":
             self.closed = True
-        if self.stopping is None and not self.finished:
+        if not self.ending and not self.finished:
             self.stopping = reason
+            self.ending = True
             for task in list(self.live.values()):
                 if task.state == "running":
                     self._end(task, "cancel")
             self.skip_queued(error, now)
         self._finish_if_over()
+
+    def stop_starting(self, now: float) -> None:
+        """Let what runs go on, make no other tries, and skip what has not begun: `no_more`
+        has been set.
+        """
+        if self.stopping is None and not self.finished:
+            self.stopping = "no more"
+            self.skip_queued(self._no_more_error, now)
+        self._finish_if_over()
+
+    def _no_more_error(self) -> BaseException:
+        self.left_out = True
+        return TaskCancelledError(self.no_more or "")
 
     def skip_queued(self, error: Callable[[], BaseException], now: float) -> None:
         """Skip what has not begun, and what waits for its next try.
@@ -361,6 +382,11 @@ class Scheduler:
         return True
 
     def _start(self, task: Task) -> None:
+        if self.no_more is not None:
+            self.stop_starting(task.since)
+            self._release(task)
+            self._skip(task, task.since)
+            return
         task.state = "running"
         task.ending = None
         task.attempt += 1
@@ -417,10 +443,18 @@ class Scheduler:
         error = self.stop_error()
         if task.errors:
             error.__cause__ = task.errors[-1]
-        self._settle(task, "cancelled" if task.attempt else "skipped", None, error, now)
+        status: Status = "cancelled" if task.attempt else "skipped"
+        self._settle(task, status, None, error, now, left_out=True)
 
     def _settle(
-        self, task: Task, status: Status, value: Any, error: BaseException | None, now: float
+        self,
+        task: Task,
+        status: Status,
+        value: Any,
+        error: BaseException | None,
+        now: float,
+        *,
+        left_out: bool = False,
     ) -> None:
         task.state = "settled"
         if task.timer is not None:
@@ -440,7 +474,9 @@ class Scheduler:
             self.events.append(TaskFinished(task.outcome()))
         if task.future is not None:
             self.actions.append((RESOLVE, task, None))
-        if self.stop_rule is not None and self.stopping is None and self.stop_rule(status):
+        if self.ending or left_out or self.stop_rule is None:
+            return
+        if self.stop_rule(status):
             self.culprit = task
             reason: Reason = "won" if status == "fulfilled" else "failed"
             self.stop(reason, partial(_because, reason, task.index, task.label()), now)

@@ -214,6 +214,7 @@ class Many:
                 work = Broken(error, label=_shown(item))
             self.count += 1
             task = Task(index, work)
+            task.given = item
             if isinstance(item, Given):
                 task.weight = item.weight
                 task.priority = item.priority

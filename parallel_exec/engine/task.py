@@ -75,6 +75,7 @@ class Task(Request):
             "abandoned" (settled, but still running), "settled".
         attempt: The number of the try that runs or ran last; 0 before the first.
         status: How it ended, once it has.
+        given: What the user gave; `Outcome.task`.
         repeatable: Whether the user says that running it twice does no harm.
     """
 
@@ -89,6 +90,7 @@ class Task(Request):
         "errors",
         "execution",
         "future",
+        "given",
         "index",
         "queued_at",
         "repeatable",
@@ -108,6 +110,7 @@ class Task(Request):
         super().__init__()
         self.index = index
         self.work = work
+        self.given: Any = None
         self.repeatable = False
         self.state = "queued"
         self.attempt = 0
@@ -158,6 +161,7 @@ class Task(Request):
             duration_s=self.ended_at - self.started_at if self.attempt else 0.0,
             attempt_errors=self.errors,
             abandoned=self.abandoned,
+            task=self.given,
         )
 
     def try_outcome(self, value: Any, error: BaseException | None, now: float) -> Outcome[Any]:
@@ -175,6 +179,7 @@ class Task(Request):
             duration_s=now - self.since,
             attempt_errors=self.errors,
             abandoned=self.abandoned,
+            task=self.given,
         )
 
     def harmless(self, error: BaseException | None) -> bool:

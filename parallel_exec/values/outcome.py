@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import field, fields
 from typing import Any, Generic, Literal, TypeVar, overload
 
 from parallel_exec.errors import RunFailedError
@@ -12,8 +13,6 @@ from parallel_exec.values.hosts import fold
 from parallel_exec.values.notes import add_note
 
 __all__ = ["Outcome", "Outcomes", "Status", "hosts_failed", "name_task", "run_failed"]
-
-FOLDED = 1000  # characters of a list of hosts in a message
 
 FOLDED = 1000  # characters of a list of hosts in a message
 
@@ -39,6 +38,10 @@ class Outcome(Generic[T_co]):
         attempt_errors: The error of every try that failed, in order.
         abandoned: Whether it could not be ended and is still running: a function
             cannot be killed.
+        task: What was given: the command, function, item or `Task`. So
+            ``px.all_settled([outcome.task for outcome in outcomes if not outcome.ok])``
+            runs the rest again. None in a copy that was made by pickle, since functions
+            often cannot be pickled.
     """
 
     index: int
@@ -50,6 +53,10 @@ class Outcome(Generic[T_co]):
     duration_s: float
     attempt_errors: tuple[BaseException, ...] = ()
     abandoned: bool = False
+    task: Any = field(default=None, compare=False, repr=False)
+
+    def __getstate__(self) -> list[Any]:
+        return [None if each.name == "task" else getattr(self, each.name) for each in fields(self)]
 
     @property
     def ok(self) -> bool:

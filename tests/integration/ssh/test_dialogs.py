@@ -51,29 +51,57 @@ class Asking(Honest):
         return True if done == len(self.rounds) else (self.title, self.rounds[done])
 
 
+OTHERS = (
+    "One-time code: ",
+    "Verification code: ",
+    "Password & verification code: ",
+    "Enter PASSCODE: ",
+    "One-time password (OATH) for `someone': ",
+    "Your token: ",
+    "Token password: ",
+    "Enter your PIN: ",
+    "Einmalpasswort: ",
+    "Engangskode: ",
+    "Mot de passe à usage unique : ",
+    "动态密码：",
+    "Одноразовый пароль: ",
+    "New password: ",
+    "Neues Passwort: ",
+    "Retype new password: ",
+    "s/key 97 fw13894 password: ",
+    "What is your quest? ",
+    "",
+)
+PASSWORD_PROMPTS = (
+    "Password: ",
+    "someone@host.example's password: ",
+    "Password for someone: ",
+    "Password for someone@pin.example.com:",
+    "Password for kodak: ",
+    "(current) UNIX password: ",
+    "LDAP PASSWORD:",
+    "Ｐａｓｓｗｏｒｄ：",
+    "Enter your password now: ",
+)
+
+
+def test_what_a_password_prompt_is() -> None:
+    """It speaks of a password, and not of a code, a token, a PIN or a new password."""
+    for text in PASSWORD_PROMPTS:
+        assert asks_for_password([Question(text, False)], "kodak"), text
+        assert not asks_for_password([Question(text, True)], "kodak"), text
+        assert not asks_for_password([Question(text, False)] * 2, "kodak"), text
+    for text in OTHERS:
+        assert not asks_for_password([Question(text, False)]), text
+
+
 @pytest.mark.parametrize(
     "asked",
     [
         [("One-time code: ", False)],
-        [("Verification code: ", False)],
-        [("Password & verification code: ", False)],
-        [("Enter PASSCODE: ", False)],
-        [("One-time password (OATH) for `someone': ", False)],
-        [("Your token: ", False)],
-        [("Token password: ", False)],
-        [("Enter your PIN: ", False)],
-        [("Einmalpasswort: ", False)],
-        [("Engangskode: ", False)],
-        [("Mot de passe à usage unique : ", False)],
-        [("动态密码：", False)],
-        [("Одноразовый пароль: ", False)],
         [("New password: ", False)],
-        [("Neues Passwort: ", False)],
-        [("What is your quest? ", False)],
         [("Password: ", True)],  # it would be shown
-        [("Password: ", False), ("Password: ", False)],  # not the only one of its round
-        [("Password: ", False), ("Domain: ", True)],
-        [("", False)],
+        [("Password: ", False), ("Domain: ", True)],  # not the only one of its round
     ],
 )
 def test_password_goes_to_prompts_for_a_password_only(hostile: Serve, asked: Prompts) -> None:
@@ -88,20 +116,9 @@ def test_password_goes_to_prompts_for_a_password_only(hostile: Serve, asked: Pro
     assert server.passwords == [PASSWORD]  # which this method is for
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Password: ",
-        "someone@host.example's password: ",
-        "Password for someone: ",
-        "Password for someone@pin.example.com:",
-        "(current) UNIX password: ",
-        "LDAP PASSWORD:",
-    ],
-)
-def test_password_prompts(hostile: Serve, text: str) -> None:
-    """They get it, and log in."""
-    server = Asking([(text, False)])
+def test_password_prompt_gets_the_password(hostile: Serve) -> None:
+    """And that logs in."""
+    server = Asking([("(someone@host) Password: ", False)])
     assert run(hostile(server).host(password=PASSWORD), "true").ok
     assert server.answers == [[PASSWORD]]
 

@@ -164,6 +164,9 @@ class BlockingBackend(ABC):
     def starting(self, stop: Stop) -> None:  # noqa: B027 - it need not
         """Take note of a command that `execute` will be called with; never wait."""
 
+    def refused(self, stop: Stop) -> None:  # noqa: B027 - it need not
+        """Take note that `execute` will not be called with it: there is no thread for it."""
+
     def start(self, command: Command, ticket: Ticket) -> Execution:
         """See `Backend.start`."""
         stop = Stop()
@@ -195,10 +198,12 @@ class BlockingBackend(ABC):
                 refusal = ExecutorClosedError(
                     f"did not start ({plain(error)}): {plain(command)}", environment=self.name
                 )
+                self.refused(stop)
                 loop.post(ticket.settled, refusal)
                 return
             if not busy.may_give_back():
                 what = f"{command} cannot be started: {error}"
+                self.refused(stop)
                 loop.post(ticket.settled, CommandStartError(what, environment=self.name))
                 return
             ticket.strained(error)

@@ -257,6 +257,10 @@ class SSHBackend(BlockingBackend):
         pool.when_connected(call)
         return stop
 
+    def refused(self, stop: Stop) -> None:
+        """See `BlockingBackend.refused`: `close` does not wait for it."""
+        self._leave(stop)
+
     def execute(self, command: Command, ticket: Ticket, stop: Stop) -> Result:
         """See `BlockingBackend.execute`."""
         # Its ending takes `kill_after` at most, then its last callback as long again.

@@ -15,7 +15,7 @@ from parallel_exec.environments.base import Stop
 from parallel_exec.environments.ssh.destination import Destination
 from parallel_exec.environments.ssh.pool import HostPool
 from parallel_exec.environments.ssh.settings import Settings
-from parallel_exec.errors import ConfigError, ExecutorClosedError, HostError
+from parallel_exec.errors import CommandStartError, ConfigError, ExecutorClosedError, HostError
 from tests.integration.ssh.hostile import Honest, Serve, Session
 from tests.integration.ssh.server import Server, run, running, wait_until
 from tests.integration.ssh.test_ending import mark
@@ -95,6 +95,19 @@ def test_a_copy_with_a_timeout_needs_no_thread(
     (tmp_path / "file").write_bytes(b"x")
     host.put(tmp_path / "file", "copied-with-a-timeout", timeout=60)
     host.run("rm copied-with-a-timeout")
+
+
+@pytest.mark.parametrize("why", [OUT, "can't create new thread at interpreter shutdown"])
+def test_close_does_not_wait_for_what_had_no_thread(
+    sshd: Server, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """A command that could not begin is over."""
+    host = sshd.backend()
+    host.run("true")
+    Short(monkeypatch, f"parallel_exec {host.name}", 10**6, why)
+    with pytest.raises((CommandStartError, ExecutorClosedError)):
+        host.run("true")
+    assert not host._running
 
 
 @pytest.mark.parametrize("name", ["parallel_exec connect", "Thread-"])

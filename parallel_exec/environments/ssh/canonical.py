@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from collections.abc import Mapping, Sequence
 
 from parallel_exec.environments.ssh import names
@@ -12,18 +13,18 @@ from parallel_exec.errors import ConfigError, ConnectError
 
 __all__ = ["canonical"]
 
-ANSWER_S = 15.0  # for the name servers, for each name
 
 Values = Mapping[str, Sequence[str]]
 
 
-def canonical(host: str, values: Values, *, direct: bool) -> str:
+def canonical(host: str, values: Values, *, direct: bool, within: float) -> str:
     """Return the full name of `host`, or `host` itself where none is wanted.
 
     Args:
         host: The name, after HostName.
         values: The settings that apply.
         direct: Whether it is connected to without a proxy or jump hosts.
+        within: Seconds for the name servers to answer, all in all.
 
     Raises:
         ConfigError: A setting has an unusable value.
@@ -38,6 +39,7 @@ def canonical(host: str, values: Values, *, direct: bool) -> str:
         return host.rstrip(".")
     if _is_address(host):
         return str(ipaddress.ip_address(host))
+    deadline = time.monotonic() + within
     domains = [name for name in values.get("canonicaldomains", ()) if name.lower() != "none"]
     dots = _one(values, "canonicalizemaxdots", "1")
     if not dots.isascii() or not dots.isdigit():
@@ -45,7 +47,7 @@ def canonical(host: str, values: Values, *, direct: bool) -> str:
     if host.count(".") <= int(dots):
         for domain in domains:
             full = f"{host}.{domain}"
-            name = _look_up(f"{full}.")
+            name = _look_up(f"{full}.", deadline)
             if name is not None:
                 return _followed(full, name, values)
         if _one(values, "canonicalizefallbacklocal", "yes").lower() in ("no", "false"):
@@ -53,7 +55,7 @@ def canonical(host: str, values: Values, *, direct: bool) -> str:
                 f"the name {host} does not resolve in {' or '.join(domains) or 'any domain'}"
             )
     if _rules(values):
-        name = _look_up(host)
+        name = _look_up(host, deadline)
         if name is not None:
             return _followed(host, name, values)
     return host
@@ -71,10 +73,11 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _look_up(name: str) -> str | None:
+def _look_up(name: str, deadline: float) -> str | None:
     """Return the name that DNS has for `name`, or None if it does not resolve."""
     try:
-        found = names.addresses(name, None, 0, within=ANSWER_S, flags=socket.AI_CANONNAME)
+        left = max(0.0, deadline - time.monotonic())
+        found = names.addresses(name, None, 0, within=left, flags=socket.AI_CANONNAME)
     except (OSError, UnicodeError, ConnectError):
         return None
     return found[0][3].rstrip(".").lower() or name.rstrip(".")

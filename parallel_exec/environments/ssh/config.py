@@ -19,7 +19,7 @@ from typing import TypeVar
 from parallel_exec.environments.ssh import tokens
 from parallel_exec.environments.ssh.config_file import matches
 from parallel_exec.environments.ssh.destination import Destination, service
-from parallel_exec.environments.ssh.evaluation import Evaluation, evaluate, local_user
+from parallel_exec.environments.ssh.evaluation import WITHIN_S, Evaluation, evaluate, local_user
 from parallel_exec.errors import ConfigError
 from parallel_exec.values.names import host_fault, user_fault
 
@@ -132,19 +132,21 @@ class HostConfig:
     not_understood: tuple[str, ...] = ()
 
 
-def resolve(destination: Destination, config: str | None) -> HostConfig:
+def resolve(destination: Destination, config: str | None, within: float = WITHIN_S) -> HostConfig:
     """Return what applies to `destination`.
 
     Args:
         destination: Its user and port win over those of the files.
         config: A file; None for the user's and the system's; "" for none.
+        within: Seconds for the commands of ``Match exec`` and for name servers.
 
     Raises:
+        ConnectTimeoutError: They have not answered in time.
         ConfigError: `config` names a file that cannot be read, or a file has a value
             that cannot be used.
         ConnectError: A canonical name is wanted, and there is none.
     """
-    made = interpret(evaluate(destination, config))
+    made = interpret(evaluate(destination, config, within))
     for problem in made.not_understood:
         _report(problem)
     return made

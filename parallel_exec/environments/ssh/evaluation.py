@@ -6,9 +6,11 @@ import contextlib
 import functools
 import getpass
 import glob
+import math
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,13 +18,13 @@ from parallel_exec.environments.ssh import tokens
 from parallel_exec.environments.ssh.canonical import canonical
 from parallel_exec.environments.ssh.config_file import Line, matches, read
 from parallel_exec.environments.ssh.destination import Destination, service
-from parallel_exec.errors import ConfigError
+from parallel_exec.errors import ConfigError, ConnectTimeoutError
 
 __all__ = ["Evaluation", "evaluate", "local_user"]
 
 SYSTEM_CONFIG = "/etc/ssh/ssh_config"
 MAX_DEPTH = 16  # of Include in Include, as in OpenSSH
-EXEC_S = 30.0  # that a command of "Match exec" may take
+WITHIN_S = 15.0  # unless the caller says otherwise
 REPEATED = {"identityfile", "certificatefile"}
 TIMES = {"connecttimeout", "serveraliveinterval"}
 
@@ -34,11 +36,13 @@ class Evaluation:
     Attributes:
         host: The name that ``Host`` is matched with: as it was given, later the final one.
         lines: For each keyword the line that set it first.
+        deadline: When commands and name servers must have answered, in monotonic seconds.
         final: Whether the files are read for a second time, with the final name.
     """
 
     destination: Destination
     host: str
+    deadline: float = math.inf
     values: dict[str, list[str]] = field(default_factory=dict)
     lines: dict[str, Line] = field(default_factory=dict)
     final: bool = False
@@ -61,24 +65,28 @@ def _small(name: str) -> str:
     return name if ":" in name else name.lower()
 
 
-def evaluate(destination: Destination, config: str | None) -> Evaluation:
+def evaluate(destination: Destination, config: str | None, within: float = WITHIN_S) -> Evaluation:
     """Return the values of the files that apply, without their meaning.
 
     Args:
         destination: Its user and port win over those of the files.
         config: A file; None for the user's and the system's; "" for none.
+        within: Seconds for the commands of ``Match exec`` and for name servers.
 
     Raises:
+        ConnectTimeoutError: They have not answered in time.
         ConfigError: A file cannot be read, is not safe, or has a line that is no setting.
         ConnectError: A canonical name is wanted, and there is none.
     """
-    state = Evaluation(destination, destination.host)
+    state = Evaluation(destination, destination.host, time.monotonic() + within)
     if destination.user is not None:
         state.values["user"] = [destination.user]
     if destination.port is not None:
         state.values["port"] = [str(destination.port)]
     _apply_all(state, config)
-    name = canonical(state.host_name(), state.values, direct=_is_direct(state.values))
+    left = max(0.0, state.deadline - time.monotonic())
+    direct = _is_direct(state.values)
+    name = canonical(state.host_name(), state.values, direct=direct, within=left)
     canonicalizes = state.first("canonicalizehostname", "no").lower() not in ("no", "false")
     if state.wants_final or canonicalizes:
         state.host = name
@@ -213,9 +221,9 @@ def _exec(state: Evaluation, text: str) -> bool:
         start_new_session=True,
     )
     try:
-        return process.wait(EXEC_S) == 0
+        return process.wait(max(0.0, state.deadline - time.monotonic())) == 0
     except subprocess.TimeoutExpired:
-        raise ConfigError(f"'Match exec' took more than {EXEC_S:g} s: {text!r}") from None
+        raise ConnectTimeoutError(f"a command of 'Match exec' does not end: {text!r}") from None
     finally:
         if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):

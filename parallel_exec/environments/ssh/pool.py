@@ -621,7 +621,8 @@ class HostPool:
     def _connect_again_and_again(self, within: float) -> Connection:
         settings = self.settings
         if self.config is None:
-            self.config = resolve(settings.destination, settings.config)
+            longest = min(within, settings.connect_timeout or CONNECT_TIMEOUT_S)
+            self.config = resolve(settings.destination, settings.config, longest)
         config = self.config
         began = time.monotonic()
         timeout = settings.connect_timeout or config.connect_timeout or CONNECT_TIMEOUT_S
@@ -1093,7 +1094,8 @@ def _hops(settings: Settings, config: HostConfig, depth: int = 0) -> tuple[Setti
         if linked:
             hop = replace(hop, jump=(*(hop.jump or ()), *linked))
         elif hop.jump is None:
-            own = _hops(hop, resolve(hop.destination, hop.config), depth + 1)
+            longest = settings.connect_timeout or CONNECT_TIMEOUT_S
+            own = _hops(hop, resolve(hop.destination, hop.config, longest), depth + 1)
             hop = replace(hop, jump=own)
         linked.append(hop)
     return tuple(linked)

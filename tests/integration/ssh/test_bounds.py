@@ -120,6 +120,13 @@ class Bounds:
         server = self.hostile(Honest())
         return self.ends(server.host(config=str(config), connect_timeout=SHORT))
 
+    def a_command_of_match_exec_in_the_configuration(self) -> BaseException | None:
+        config = self.tmp_path / "config"
+        config.write_text('Match exec "sleep 1000"\n  Port 22\n')
+        config.chmod(0o600)
+        server = self.hostile(Honest())
+        return self.ends(server.host(config=str(config), connect_timeout=SHORT))
+
     def a_jump_host_to_open_the_way(self) -> BaseException | None:
         class OpensNothing(Honest):
             def opening(self, transport: Any) -> bool:

@@ -45,6 +45,7 @@ from parallel_exec.api.mapreduce import (
     parallel_for_each,
     parallel_imap,
     parallel_map,
+    parallel_map_settled,
     parallel_reduce,
 )
 from parallel_exec.api.one import CommandFuture, RunOptions, run, submit
@@ -145,6 +146,7 @@ __all__ = [
     "parallel_for_each",
     "parallel_imap",
     "parallel_map",
+    "parallel_map_settled",
     "parallel_reduce",
     "race",
     "run",

@@ -698,11 +698,13 @@ class LoadBalancer(_Distributor):
         return Outcomes(_outcome(task) for task in done)
 
     def _given(self, tasks: Iterable[Any]) -> Iterable[Any]:
-        checks.sequence_of_tasks("tasks", tasks)
-        pairs = map(_weighted, tasks)
-        if not isinstance(tasks, Sequence):
-            return pairs
-        given = list(pairs)
+        if isinstance(tasks, Mapping):
+            given = list(many.labelled({name: _weighted(task) for name, task in tasks.items()}))
+        else:
+            checks.sequence_of_tasks("tasks", tasks)
+            if not isinstance(tasks, Sequence):
+                return map(_weighted, tasks)
+            given = [_weighted(task) for task in tasks]
         if self._heaviest_first:
             given = [replace(task, priority=task.priority or task.weight) for task in given]
         return given
@@ -768,7 +770,7 @@ class RoundRobinDistributor(_Distributor):
 
         **Blocking:** until every task has ended.
         """
-        checks.sequence_of_tasks("tasks", tasks)
+        given = many.labelled(tasks)
 
         def make(item: Any) -> Distributed:
             work = Distributed(item)
@@ -777,7 +779,7 @@ class RoundRobinDistributor(_Distributor):
                 self._turn = (self._turn + 1) % len(self._workers)
             return work
 
-        done = self._run(self._prepare(tasks, "distribute", options, make, first="rejected"))
+        done = self._run(self._prepare(given, "distribute", options, make, first="rejected"))
         results: dict[Worker | None, list[Any]] = {worker: [] for worker in self._workers}
         for task in done:
             results[_work(task).worker].append(task.value)

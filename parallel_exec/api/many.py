@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Executor, Future
 from contextlib import closing
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Generic, TypedDict, TypeVar, Unpack, overload
 
@@ -185,6 +186,9 @@ class Many:
             total=self.total,
         )
         self.count = 0
+        # Of a mapping of names to tasks: its keys, and its values, which are for outcomes.
+        self.names: list[str] | None = None
+        self.given: list[Any] | None = None
 
     def settled(self, *, acknowledge: bool = True) -> Generator[Task, None, None]:
         """Return the tasks as they settle; closing that ends the run. See `Run.drive`."""
@@ -214,7 +218,7 @@ class Many:
                 work = Broken(error, label=_shown(item))
             self.count += 1
             task = Task(index, work)
-            task.given = item
+            task.given = item if self.given is None else self.given[index]
             if isinstance(item, Given):
                 task.weight = item.weight
                 task.priority = item.priority
@@ -277,7 +281,7 @@ def work_of(executor: Executor | None, timeout: float | None) -> Callable[[Any],
                 is_command=True, timeout=math.inf,
             )  # fmt: skip
         if isinstance(item, Future):
-            return Running(item)
+            return Running(item, label)
         if not is_function(item):
             raise checks.refuse("task", item, "a command, a function without arguments or a future")
         if executor is not None:
@@ -297,9 +301,31 @@ def _run_there(command: Command) -> Any:
 
 def prepare(tasks: Iterable[TaskLike], name: str, options: ManyOptions, **how: Any) -> Many:
     """Check everything; nothing is started."""
-    checks.sequence_of_tasks("tasks", tasks)
     executor = executor_of(options)
-    return Many(tasks, work_of(executor, _seconds("timeout", options)), name, options, **how)
+    make = work_of(executor, _seconds("timeout", options))
+    given = labelled(tasks)
+    prepared = Many(given, make, name, options, **how)
+    if isinstance(tasks, Mapping):
+        prepared.names, prepared.given = list(tasks), list(tasks.values())
+    return prepared
+
+
+def labelled(tasks: object) -> Iterable[Any]:
+    """Return the tasks that were given; those of a mapping are called by its keys.
+
+    Raises:
+        ConfigError: It is no iterable, a bare string, or a mapping with a key that is no name.
+    """
+    found = checks.sequence_of_tasks("tasks", tasks)
+    if not isinstance(found, Mapping):
+        return found
+    for key in found:
+        if not isinstance(key, str):
+            raise checks.refuse("tasks", key, "a mapping of names, which are strings, to tasks")
+    return [
+        replace(task, label=name) if isinstance(task, Given) else Given(task, label=name)
+        for name, task in found.items()
+    ]
 
 
 def executor_of(options: MapOptions) -> Executor | None:
@@ -311,13 +337,27 @@ def executor_of(options: MapOptions) -> Executor | None:
 
 
 @overload
+def all(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, CommandLike], **options: Unpack[ManyOptions]
+) -> dict[str, Result]: ...
+@overload
+def all(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, Callable[[], T] | Future[T]], **options: Unpack[ManyOptions]
+) -> dict[str, T]: ...
+@overload
+def all(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, Any], **options: Unpack[ManyOptions]
+) -> dict[str, Any]: ...
+@overload
 def all(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: ...
 @overload
 def all(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
 @overload
 def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
 @takes(ManyOptions, **DEFAULTS)
-def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
+def all(
+    tasks: Iterable[TaskLike] | Mapping[str, Any], **options: Unpack[ManyOptions]
+) -> list[Any] | dict[str, Any]:
     """Run tasks at once; return their values, in task order.
 
     The first failure stops the rest and is raised, with a note that names its task.
@@ -325,12 +365,14 @@ def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     Args:
         tasks: Commands (a string for the shell, a list of words, a `Command`), functions
             without arguments, or futures, each as it is or in a `Task` that says more
-            about it; mixed as you like, lazily read.
+            about it; mixed as you like, lazily read. Or a mapping of names to tasks: the
+            names, which are strings, are what reports and errors call them.
         **options: See `ManyOptions`. With `max_failures`, that many failures do not
             stop the rest; they are raised in the end.
 
     Returns:
-        A `Result` for a command, what it returned for a function.
+        A `Result` for a command, what it returned for a function. For a mapping, a dict with
+        its names, in its order.
 
     Raises:
         ConfigError: An argument cannot be used; nothing was started.
@@ -346,7 +388,7 @@ def all(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
     **Thread safety:** yes; may be called inside of a task.
     **Cost:** a few microseconds a task beyond its own; memory for the values.
     """
-    return gather(prepare(tasks, "all", options, first="rejected"))
+    return _gather_named(prepare(tasks, "all", options, first="rejected"))
 
 
 def gather(many: Many, *, keep: bool = True) -> list[Any]:
@@ -365,6 +407,11 @@ def gather(many: Many, *, keep: bool = True) -> list[Any]:
             # would wait for the cycle collector, with all that the failed function held.
             del many, error
     return values
+
+
+def _gather_named(many: Many) -> list[Any] | dict[str, Any]:
+    values = gather(many)
+    return values if many.names is None else dict(zip(many.names, values, strict=True))
 
 
 def _gathered(many: Many, keep: bool) -> tuple[list[Any], BaseException | None]:
@@ -418,7 +465,11 @@ def all_settled(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Ou
 
     **Ordering, blocking, cancellation, thread safety, cost:** as `all`.
     """
-    many = prepare(tasks, "all_settled", options)
+    return outcomes_of(prepare(tasks, "all_settled", options))
+
+
+def outcomes_of(many: Many) -> Outcomes[Any]:
+    """Run what has been prepared to its end; return how each task ended, in task order."""
     with closing(many.settled()) as settled:
         tasks_settled = sorted(settled, key=_index)
     return Outcomes(task.outcome() for task in tasks_settled)
@@ -516,15 +567,29 @@ def _first_end(many: Many) -> tuple[Any, BaseException | None]:
 
 
 @overload
+def fast_fail(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, CommandLike], **options: Unpack[ManyOptions]
+) -> dict[str, Result]: ...
+@overload
+def fast_fail(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, Callable[[], T] | Future[T]], **options: Unpack[ManyOptions]
+) -> dict[str, T]: ...
+@overload
+def fast_fail(  # type: ignore[overload-overlap]
+    tasks: Mapping[str, Any], **options: Unpack[ManyOptions]
+) -> dict[str, Any]: ...
+@overload
 def fast_fail(tasks: Commands, **options: Unpack[ManyOptions]) -> list[Result]: ...
 @overload
 def fast_fail(tasks: Functions[T], **options: Unpack[ManyOptions]) -> list[T]: ...
 @overload
 def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]: ...
 @takes(ManyOptions, **DEFAULTS)
-def fast_fail(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> list[Any]:
+def fast_fail(
+    tasks: Iterable[TaskLike] | Mapping[str, Any], **options: Unpack[ManyOptions]
+) -> list[Any] | dict[str, Any]:
     """The strategy of `all`, by name: the first failure stops the rest and is raised."""
-    return gather(prepare(tasks, "fast_fail", options, first="rejected"))
+    return _gather_named(prepare(tasks, "fast_fail", options, first="rejected"))
 
 
 @overload
@@ -536,7 +601,7 @@ def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outc
 @takes(ManyOptions, **DEFAULTS)
 def fail_safe(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> Outcomes[Any]:
     """The strategy of `all_settled`, by name: every task is tried, whatever happens."""
-    return all_settled(tasks, **options)
+    return outcomes_of(prepare(tasks, "fail_safe", options))
 
 
 class AsCompleted(Forgettable, Iterator[Outcome[T]], Generic[T]):
@@ -587,7 +652,7 @@ def as_completed(tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]) -> A
 def _some(tasks: Iterable[TaskLike]) -> Iterable[TaskLike]:
     """Refuse an empty list of tasks at once."""
     checks.sequence_of_tasks("tasks", tasks)
-    if isinstance(tasks, Sequence) and not tasks:
+    if isinstance(tasks, Sequence | Mapping) and not tasks:
         raise ConfigError(f"tasks must not be empty, not {tasks!r}")
     return tasks
 

@@ -16,6 +16,7 @@ from parallel_exec.api.many import (
     executor_of,
     gather,
     named,
+    outcomes_of,
 )
 from parallel_exec.engine.task import Task, Work
 from parallel_exec.engine.work import Call, Send, name_of, shown_call
@@ -24,6 +25,7 @@ from parallel_exec.limits.base import Limit
 from parallel_exec.values import checks
 from parallel_exec.values.functions import is_function
 from parallel_exec.values.options import check, takes
+from parallel_exec.values.outcome import Outcomes
 
 __all__ = [
     "Imap",
@@ -31,6 +33,7 @@ __all__ = [
     "parallel_for_each",
     "parallel_imap",
     "parallel_map",
+    "parallel_map_settled",
     "parallel_reduce",
 ]
 
@@ -87,6 +90,32 @@ def parallel_map(
     **Cost:** less than half of ThreadPoolExecutor.map's; benchmarks/calls.py measures it.
     """
     return gather(_prepare(fn, items, concurrency, "parallel_map", options, first="rejected"))
+
+
+@takes(MapOptions, **DEFAULTS)
+def parallel_map_settled(
+    fn: Callable[[T], R],
+    items: Iterable[T],
+    concurrency: int | Limit | None = 5,
+    **options: Unpack[MapOptions],
+) -> Outcomes[R]:
+    """Call a function for every item, several at once; return how each call ended.
+
+    Args:
+        fn, items, concurrency: As for `parallel_map`.
+        **options: See `ManyOptions`. After `max_failures`, a `deadline` or a `cancel` the
+            calls that ran are ``cancelled``, those that had not begun ``skipped``.
+
+    Returns:
+        An outcome for every item, in item order: its label names the item, and its `task`
+        is the item.
+
+    Raises:
+        ConfigError: An argument cannot be used; nothing was started.
+
+    **Ordering, blocking, cancellation, thread safety, cost:** as `parallel_map`.
+    """
+    return outcomes_of(_prepare(fn, items, concurrency, "parallel_map_settled", options))
 
 
 class Imap(Forgettable, Iterator[R], Generic[R]):

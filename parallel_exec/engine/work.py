@@ -123,7 +123,7 @@ class Shell:
 class Running:
     """A future of somebody else's, which runs already; no limit applies."""
 
-    __slots__ = ("_future",)
+    __slots__ = ("_future", "_label")
 
     threaded = False
     abandonable = True
@@ -131,8 +131,9 @@ class Running:
     is_command = False
     timeout = None
 
-    def __init__(self, future: Future[Any]) -> None:
+    def __init__(self, future: Future[Any], label: str | None = None) -> None:
         self._future = future
+        self._label = label or "future"
 
     def call(self, task: Task) -> Any:
         raise NotImplementedError
@@ -142,7 +143,7 @@ class Running:
         return _Cancellable(self._future)
 
     def label(self) -> str:
-        return "future"
+        return self._label
 
 
 class Send:

@@ -75,7 +75,10 @@ class Outcome(Generic[T_co]):
 
 
 class Outcomes(Sequence[Outcome[T_co]]):
-    """The outcomes of a run, in task order. Immutable.
+    """The outcomes of a run, in task order: by place, and by label. Immutable.
+
+    ``outcomes["build"]`` is the one whose label is "build"; a `KeyError` says that there is
+    none, or that there are several.
 
     Attributes:
         fulfilled: Those that gave a value.
@@ -131,13 +134,23 @@ class Outcomes(Sequence[Outcome[T_co]]):
             raise run_failed(self._outcomes)
 
     @overload
-    def __getitem__(self, index: int) -> Outcome[T_co]: ...
+    def __getitem__(self, index: int | str) -> Outcome[T_co]: ...
     @overload
     def __getitem__(self, index: slice) -> Outcomes[T_co]: ...
-    def __getitem__(self, index: int | slice) -> Outcome[T_co] | Outcomes[T_co]:
+    def __getitem__(self, index: int | str | slice) -> Outcome[T_co] | Outcomes[T_co]:
         if isinstance(index, slice):
             return Outcomes(self._outcomes[index])
+        if isinstance(index, str):
+            found = [outcome for outcome in self._outcomes if outcome.label == index]
+            if len(found) != 1:
+                raise KeyError(f"{len(found) or 'no'} outcomes have the label {index!r}")
+            return found[0]
         return self._outcomes[index]
+
+    def __contains__(self, item: object) -> bool:
+        if isinstance(item, str):
+            return any(outcome.label == item for outcome in self._outcomes)
+        return item in self._outcomes
 
     def __len__(self) -> int:
         return len(self._outcomes)

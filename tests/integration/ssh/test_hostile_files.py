@@ -71,23 +71,24 @@ def test_content_that_turns_out_to_be_a_file_is_refused(hostile: Serve, home: Pa
     assert names(home) == [".bashrc", ".ssh", ".ssh/authorized_keys"]
 
 
-@pytest.mark.parametrize(
-    "name",
-    [b"../x", b"/tmp/x", b"a/b", b"", b"a\0b", b"../../x", b"x/", b"/"],
-    ids=repr,
-)
-@pytest.mark.parametrize("what", [file(), folder((b"x", file())), link(b"x")], ids=["f", "d", "l"])
-def test_names_that_no_file_can_have_are_the_hosts_error(
-    hostile: Serve, tmp_path: Path, name: bytes, what: Node
-) -> None:
+NO_NAMES = [b"../x", b"/tmp/x", b"a/b", b"", b"a\0b", b"../../x", b"x/", b"/"]
+
+
+def test_names_that_no_file_can_have_are_the_hosts_error(hostile: Serve, tmp_path: Path) -> None:
     """The error shows them escaped; nothing is written for them."""
-    host = hostile(Files({b"d": folder((name, what))})).host()
-    with pytest.raises(HostError, match="a file with the name") as raised:
-        host.get("d", tmp_path / "d")
-    assert isinstance(raised.value, FileTransferError)
-    assert str(raised.value).isprintable()
-    assert raised.value.environment == host.name
-    assert names(tmp_path) == ["d"]
+    behaviour = Files({})
+    host = hostile(behaviour).host()
+    for name in NO_NAMES:
+        for number, what in enumerate((file(), folder((b"x", file())), link(b"x"))):
+            behaviour.files = {b"d": folder((name, what))}
+            here = tmp_path / f"{name.hex()}-{number}"
+            with pytest.raises(HostError, match="a file with the name") as raised:
+                host.get("d", here)
+            assert isinstance(raised.value, FileTransferError)
+            assert str(raised.value).isprintable()
+            assert raised.value.environment == host.name
+            assert names(here) == []
+    assert len(names(tmp_path)) == 3 * len(NO_NAMES)
 
 
 def test_odd_names_are_exact_in_files_and_escaped_elsewhere(
@@ -133,21 +134,24 @@ LISTED_TWICE = [
 ]
 
 
-@pytest.mark.parametrize("entries", LISTED_TWICE)
 @pytest.mark.parametrize("piece", [1, 100])
 def test_a_name_as_two_things_is_the_hosts_error(
-    hostile: Serve, tmp_path: Path, entries: Any, piece: int
+    hostile: Serve, tmp_path: Path, piece: int
 ) -> None:
     """In one answer or in two: nothing goes where the link leads."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    filled = [
-        (name, link(bytes(outside)) if stat.S_ISLNK(node.mode) else node) for name, node in entries
-    ]
-    behaviour = Files({b"d": folder(*filled)})
+    behaviour = Files({})
     behaviour.piece = piece
-    with pytest.raises(HostAnswerError, match="twice"):
-        hostile(behaviour).host().get("d", tmp_path / "target")
+    host = hostile(behaviour).host()
+    for number, entries in enumerate(LISTED_TWICE):
+        filled = [
+            (name, link(node.data.replace(b"{out}", bytes(outside))) if b"{" in node.data else node)
+            for name, node in entries
+        ]
+        behaviour.files = {b"d": folder(*filled)}
+        with pytest.raises(HostAnswerError, match="twice"):
+            host.get("d", tmp_path / f"{number}")
     assert names(outside) == []
 
 
@@ -217,16 +221,21 @@ def test_a_directory_that_the_user_named_keeps_its_mode(hostile: Serve, home: Pa
     assert stat.S_IMODE(home.stat().st_mode) == 0o700
 
 
-@pytest.mark.parametrize("kind", [stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK])
-def test_pipes_and_devices_are_refused_at_once(hostile: Serve, tmp_path: Path, kind: int) -> None:
+def test_pipes_and_devices_are_refused_at_once(hostile: Serve, tmp_path: Path) -> None:
     """They may have nothing to give for ever; in a directory they are left out."""
-    files = Files({b"p": special(kind), b"d": folder((b"p", special(kind)), (b"f", file()))})
-    host = hostile(files).host()
-    for target in (tmp_path / "x", io.BytesIO()):
-        with pytest.raises(FileTransferError, match="p: neither a file nor a directory"):
-            host.get("p", target)
-    assert host.get("d", tmp_path / "d").files == 1
-    assert all(path != b"p" for asked, path in files.asked if asked == sftp_packets.OPEN)
+    behaviour = Files({})
+    host = hostile(behaviour).host()
+    for kind in (stat.S_IFIFO, stat.S_IFCHR, stat.S_IFBLK, stat.S_IFSOCK):
+        behaviour.files = {
+            b"p": special(kind),
+            b"d": folder((b"p", special(kind)), (b"f", file())),
+        }
+        for target in (tmp_path / "x", io.BytesIO()):
+            with pytest.raises(FileTransferError, match="p: neither a file nor a directory"):
+                host.get("p", target)
+        assert host.get("d", tmp_path / f"{kind}").files == 1
+    opened = [path for asked, path in behaviour.asked if asked == sftp_packets.OPEN]
+    assert set(opened) == {b"d/f"}
 
 
 def test_a_flood_of_special_files_does_not_flood_the_log(
@@ -339,6 +348,7 @@ def test_a_listing_without_end_comes_to_one(
 ) -> None:
     """Names over names, the same over and over, or none at all."""
     monkeypatch.setattr(download, "MOST_NAMES", 400)
+    monkeypatch.setattr(download, "LISTED_AT_ONCE", 10_000)
     endless = Endless(name)
     with pytest.raises(HostAnswerError, match=r"more than 400 names|twice"):
         hostile(endless).host().get("d", tmp_path / "d")

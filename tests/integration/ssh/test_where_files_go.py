@@ -78,42 +78,36 @@ def _prepare(place: Path) -> None:
     (place / "d" / "x").write_text("x")
 
 
-def _furnish(host: px.SSH | None, place: Path, target: str) -> None:
-    """Make what a target needs."""
+def _furniture(target: str) -> str:
+    """Return what makes all that a target needs."""
     shell = {"old": "echo old > old", "in": "mkdir in", "link": "mkdir in; ln -s in link"}
-    words = shell.get(target.split("/")[0], "true")
-    if host is None:
-        subprocess.run(["sh", "-c", words], cwd=place, check=True)
-    else:
-        run(host, f"cd there && {words}").check()
+    return shell.get(target.split("/")[0], "true")
 
 
-@pytest.mark.parametrize(("source", "target", "written", "found"), PLACES)
 def test_what_was_asked_for_decides_where_a_put_goes(
-    sshd: Server, there: Path, tmp_path: Path,
-    source: str, target: str, written: str, found: list[str],
-) -> None:  # fmt: skip
+    sshd: Server, there: Path, tmp_path: Path
+) -> None:
     """By the two paths and by what is at the target; missing directories are made."""
     _prepare(tmp_path)
     host = sshd.backend()
-    _furnish(host, there, target)
-    done = host.put(f"{tmp_path}/{source}", f"there/{target}")
-    assert done.target == f"there/{written}"
-    assert names(there) == found
+    for source, target, written, found in PLACES:
+        run(host, f"rm -rf there; mkdir there; cd there; {_furniture(target)}").check()
+        done = host.put(f"{tmp_path}/{source}", f"there/{target}")
+        assert (done.target, names(there)) == (f"there/{written}", found), (source, target)
 
 
-@pytest.mark.parametrize(("source", "target", "written", "found"), PLACES)
 def test_what_was_asked_for_decides_where_a_get_goes(
-    sshd: Server, there: Path, tmp_path: Path,
-    source: str, target: str, written: str, found: list[str],
-) -> None:  # fmt: skip
+    sshd: Server, there: Path, tmp_path: Path
+) -> None:
     """As for `put`."""
     host = sshd.backend()
     run(host, "cd there && echo f > f && mkdir d && echo x > d/x").check()
-    _furnish(None, tmp_path, target)
-    done = host.get(f"there/{source}", f"{tmp_path}/{target}")
-    assert done.target == f"{tmp_path}/{written}"
-    assert names(tmp_path) == found
+    for number, (source, target, written, found) in enumerate(PLACES):
+        here = tmp_path / f"{number}"
+        here.mkdir()
+        subprocess.run(["sh", "-c", _furniture(target)], cwd=here, check=True)
+        done = host.get(f"there/{source}", f"{here}/{target}")
+        assert (done.target, names(here)) == (f"{here}/{written}", found), (source, target)
 
 
 def test_a_path_at_home(sshd: Server, there: Path, tmp_path: Path) -> None:
@@ -157,10 +151,11 @@ def test_a_file_object_needs_the_name_of_a_file(sshd: Server, there: Path) -> No
 BAD = ["a\0b", "\udc00\ud800", b"x", 3, None]
 
 
-@pytest.mark.parametrize("path", BAD, ids=repr)
-def test_paths_that_cannot_be_are_refused_before_anything_starts(path: Any) -> None:
+def test_paths_that_cannot_be_are_refused_before_anything_starts() -> None:
     """The parameter is named, for either end."""
-    with px.SSH("host.invalid", config=False) as host:
+    path: Any
+    for path in BAD:
+        host = px.SSH("host.invalid", config=False)
         with pytest.raises(ConfigError, match="source must be"):
             host.put(path, "x")
         with pytest.raises(ConfigError, match="target must be"):
@@ -196,27 +191,22 @@ WAYS_OUT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "target"), WAYS_OUT)
 def test_no_name_of_a_host_is_a_way_out(
-    sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, target: str
+    sshd: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is refused, before anything starts, for either end."""
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "config"
     config.write_text(f"Host *\n HostName 127.0.0.1\n Port {sshd.port}\n")
-    try:
+    for name, target in WAYS_OUT:
         host = px.SSH(name, config=str(config))
-    except ConfigError:
-        return  # it is no destination
-    with host:
-        with pytest.raises(ConfigError, match=r"target has {host}"):
-            host.get("/etc/hostname", target)
-        with pytest.raises(ConfigError, match=r"target has {host}"):
-            host.put(config, target)
-        with px.Group([host]) as group:
-            for outcomes in (group.get, group.put):
-                with pytest.raises(ConfigError, match=r"target has {host}"):
-                    outcomes("config", target)
+        group = px.Group([host])
+        for call, source in (
+            *((host.get, "/etc/hostname"), (host.put, config)),
+            *((group.get, "config"), (group.put, "config")),
+        ):
+            with pytest.raises(ConfigError, match=r"target has {host}"):
+                call(source, target)
     assert names(tmp_path) == ["config"]
 
 

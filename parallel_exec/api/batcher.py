@@ -100,7 +100,7 @@ class TaskBatcher(Closing, Generic[T, R]):
         _all[next(_number)] = self
 
     def _reset(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # so that its owner is known: see `_refuse_reentry`
         self._changed = threading.Condition(self._lock)
         self._open: list[tuple[T, Future[R]]] = []  # the batch that is being filled
         self._due = 0.0  # when it goes as it is
@@ -122,6 +122,7 @@ class TaskBatcher(Closing, Generic[T, R]):
         **Blocking:** only if it is full and `overflow` is "block".
         """
         reactor.refuse_when_finalizing()
+        self._refuse_reentry()
         future: Future[R] = Future()
         dropped: Future[R] | None = None
         with self._lock:
@@ -144,6 +145,7 @@ class TaskBatcher(Closing, Generic[T, R]):
 
     def flush(self) -> None:
         """Have what has been added processed now. Does not wait for it."""
+        self._refuse_reentry()
         with self._lock:
             self._send()
 
@@ -153,6 +155,7 @@ class TaskBatcher(Closing, Generic[T, R]):
         **Blocking:** yes, except inside of the processor. After an interrupt it can be called
         again.
         """
+        self._refuse_reentry()
         me = threading.current_thread()
         with self._lock:
             self._closed = True
@@ -176,6 +179,16 @@ class TaskBatcher(Closing, Generic[T, R]):
 
     def __repr__(self) -> str:
         return f"<TaskBatcher of {self._name}: {self._queued} waiting>"
+
+    def _refuse_reentry(self) -> None:
+        """Raise where a signal handler has interrupted its own thread inside of this batcher:
+        what it changes may be half changed already.
+        """
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            raise RuntimeError(
+                "a batcher was used in a signal handler or a finalizer that interrupted its own "
+                "thread inside of it: use it in another thread, or after the handler"
+            )
 
     # With the lock held
 

@@ -86,6 +86,17 @@ def test_what_cannot_be_had_inside_of_a_limiter_is_refused(name: str) -> None:
     assert px.all(["true"], concurrency=limiter)[0].ok
 
 
+def test_a_batcher_inside_of_itself_is_refused() -> None:
+    """A handler that interrupts `add` gets an error and does not hang."""
+    batcher: Any = px.TaskBatcher(1, 0, list)
+    with batcher:
+        uses: list[Callable[[], object]] = [lambda: batcher.add(1), batcher.flush, batcher.close]
+        for use in uses:
+            with batcher._lock, pytest.raises(RuntimeError, match="in a signal handler"):
+                use()
+        assert batcher.add(2).result() == 2
+
+
 def test_a_handler_may_add_a_callback_to_the_future_that_is_asked_for_one() -> None:
     """As it may with a future of the standard library."""
     called = 0

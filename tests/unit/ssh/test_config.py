@@ -480,7 +480,6 @@ SIGNS = st.sampled_from(
         "\\'",
         "\\\\",
         '"a b"',
-        "\r",
     ]
 )
 

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parallel_exec.reactor import lifecycle
+from parallel_exec.reactor import busy, lifecycle
 
 __all__ = ["Place", "Room", "get", "is_shortage"]
 
@@ -135,7 +135,7 @@ class Room:
         deadline = time.monotonic() + within
         while True:
             with self._lock:
-                if not self.held or self._fits(spare=LEAST_SPARE):
+                if self._fits(spare=LEAST_SPARE) or not self.may_get_some:
                     return self._give()
             self.give_way()
             if time.monotonic() >= deadline:
@@ -153,12 +153,19 @@ class Room:
 
         Args:
             wait: Waits so many seconds.
-            own: How many connections do not count, since they end after who waits.
+            own: How many connections do not count, since they end after who waits; nor
+                does the command then that waits over one of them.
         """
-        if not self.give_way() and self.held <= own:
+        others = self.held > own if own else self.may_get_some
+        if not self.give_way() and not others:
             return False
         wait(LOOK_S)
         return True
+
+    @property
+    def may_get_some(self) -> bool:
+        """Whether anything of ours may end, a connection, a command or a function."""
+        return self.held > 0 or busy.may_give_back()
 
     def short_lately(self) -> bool:
         """Return whether descriptors are short, or were a moment ago."""
@@ -166,7 +173,7 @@ class Room:
 
     def _take(self) -> Place | None:
         """Return a place if there is room, or nobody to wait for. Under the lock."""
-        return self._give() if not self.held or self._fits() else None
+        return self._give() if self._fits() or not self.may_get_some else None
 
     def _give(self) -> Place:
         self.held += 1

@@ -510,7 +510,7 @@ class HostPool:
         except RuntimeError as error:  # out of threads
             self._threads.discard(thread)
             self._connecting -= 1
-            if first and room.get().held and not reactor.starts_no_more_threads(error):
+            if first and room.get().may_get_some and not reactor.starts_no_more_threads(error):
                 # Other connections may end, and with them their threads.
                 self._shortage = error
                 clock = reactor.get()

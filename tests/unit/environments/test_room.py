@@ -13,6 +13,7 @@ import pytest
 
 from parallel_exec.environments import room as rooms
 from parallel_exec.environments.room import Place, Room, is_shortage
+from parallel_exec.reactor import busy
 
 
 class Few:
@@ -20,6 +21,7 @@ class Few:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
         self.used = 0
+        monkeypatch.setattr(busy, "may_give_back", lambda: False)
         monkeypatch.setattr(rooms, "_next_descriptor", lambda: self.used)
         monkeypatch.setattr(resource, "getrlimit", lambda _: (most, most))
 
@@ -147,3 +149,19 @@ def test_a_shortage_is_seen_through_other_errors() -> None:
     hidden.__cause__ = wrapped
     assert is_shortage(hidden)
     assert not is_shortage(None)
+
+
+def test_commands_of_this_machine_may_end_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They hold descriptors, so they are waited for where there is no connection."""
+    monkeypatch.setattr(rooms, "LOOK_S", 0.0)
+    few = Few(monkeypatch, 64)
+    few.used = 64
+    room = Room()
+    monkeypatch.setattr(busy, "may_give_back", lambda: True)
+    assert room.enter(lambda: True, lambda wake: None, lambda: None, timeout=0) is None
+    assert room.enter_soon(0) is None
+    assert room.pause(lambda seconds: None)
+    assert not room.pause(lambda seconds: None, own=1)  # by a command that is the one
+    monkeypatch.setattr(busy, "may_give_back", lambda: False)
+    assert not room.pause(lambda seconds: None)
+    assert enter(room) is not None

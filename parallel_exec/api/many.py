@@ -67,7 +67,8 @@ T = TypeVar("T")
 TaskLike = str | Sequence[Any] | Command | Callable[[], Any] | Future[Any] | Given
 # For type checkers, which know the results where all tasks are of a kind.
 Commands = Iterable[CommandLike]
-Functions = Iterable[Callable[[], T] | Future[T]]
+Function = Callable[[], T] | Future[T]
+Functions = Iterable[Function[T]]
 
 
 class MapOptions(TypedDict, total=False):
@@ -342,7 +343,7 @@ def all(  # type: ignore[overload-overlap]
 ) -> dict[str, Result]: ...
 @overload
 def all(  # type: ignore[overload-overlap]
-    tasks: Mapping[str, Callable[[], T] | Future[T]], **options: Unpack[ManyOptions]
+    tasks: Mapping[str, Function[T]], **options: Unpack[ManyOptions]
 ) -> dict[str, T]: ...
 @overload
 def all(  # type: ignore[overload-overlap]
@@ -572,7 +573,7 @@ def fast_fail(  # type: ignore[overload-overlap]
 ) -> dict[str, Result]: ...
 @overload
 def fast_fail(  # type: ignore[overload-overlap]
-    tasks: Mapping[str, Callable[[], T] | Future[T]], **options: Unpack[ManyOptions]
+    tasks: Mapping[str, Function[T]], **options: Unpack[ManyOptions]
 ) -> dict[str, T]: ...
 @overload
 def fast_fail(  # type: ignore[overload-overlap]

@@ -157,7 +157,7 @@ class ParallelProgress(Progress):
         file: Where to write. None: standard error as it is when a run starts.
         min_interval: Seconds between two lines at least; 0 gives a line per task.
         delay: Seconds of a run before its first line; a shorter run writes nothing.
-        clock: Monotonic seconds; for tests.
+        clock: Monotonic seconds, for tests. None: `time.monotonic`.
 
     Thread safety: events come one at a time.
 
@@ -173,9 +173,9 @@ class ParallelProgress(Progress):
         file: Stream | None = None,
         min_interval: float | timedelta = 1.0,
         delay: float | timedelta = 0.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(total, file, clock)
+        super().__init__(total, file, clock or time.monotonic)
         self._min_interval = checks.seconds("min_interval", min_interval, allow_zero=True)
         self._delay = checks.seconds("delay", delay, allow_zero=True)
         self._stream: Stream | None = None
@@ -247,7 +247,7 @@ class VisualProgress(Progress):
         bar_format: How the line is made up, as tqdm takes it: ``"{l_bar}{bar}{r_bar}"``,
             ``"{desc} {percentage:.0f}% {n_fmt}/{total_fmt} ETA {remaining}"``; the counts of
             failures and the like are its ``{postfix}``. None: tqdm's own.
-        clock: Monotonic seconds; for tests.
+        clock: Monotonic seconds, for tests. None: `time.monotonic`.
 
     Thread safety: events come one at a time; the bars of several threads do not mix.
 
@@ -264,9 +264,9 @@ class VisualProgress(Progress):
         enabled: bool | None = None,
         label: str | None = None,
         bar_format: str | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        super().__init__(total, file, clock)
+        super().__init__(total, file, clock or time.monotonic)
         if bar_format is not None:
             _check_format(bar_format)
         if enabled is not None and not isinstance(enabled, bool):

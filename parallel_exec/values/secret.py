@@ -243,12 +243,13 @@ def _needles(secrets: Iterable[object], encoding: str) -> set[bytes]:
 
 
 def _at_the_end(bare: bytes, needle: bytes) -> list[tuple[int, int]]:
-    """Return where `bare` ends with the beginning of `needle`."""
-    at = bare.find(needle[:LEAST_PART], max(0, len(bare) - len(needle) + 1))
+    """Return where `bare` ends with the beginning of `needle`, cut off with dots or without."""
+    end = len(bare.removesuffix(b"..."))
+    at = bare.find(needle[:LEAST_PART], max(0, end - len(needle) + 1), end)
     while at >= 0:
-        if needle.startswith(bare[at:]):
-            return [(at, len(bare))]
-        at = bare.find(needle[:LEAST_PART], at + 1)
+        if needle.startswith(bare[at:end]):
+            return [(at, end)]
+        at = bare.find(needle[:LEAST_PART], at + 1, end)
     return []
 
 

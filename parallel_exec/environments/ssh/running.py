@@ -549,7 +549,7 @@ class Running:
         """Return why the connection has ended, or is about to; None if it lives."""
         assert self._transport is not None
         gone = self._transport.why is not None or not self._transport.active
-        return self._transport.reason() if gone else None
+        return self._reason() if gone else None
 
     def _why_not_known(self, why: Stopped) -> str:
         """Return why it is not known whether a stopped command has ended."""
@@ -638,6 +638,11 @@ class Running:
         """Return the last of what the far side said instead of starting the command."""
         said = b"".join(head.pending for heads in self._heads for head in heads)
         return plain(self._masked(said), SAID, end=True) or "nothing"
+
+    def _reason(self) -> str:
+        """Return why the connection is gone; a host may say so in words that it was sent."""
+        assert self._transport is not None
+        return self._masked(self._transport.reason().encode("utf-8", "replace"))
 
     def _masked(self, said: bytes) -> str:
         """Return the end of what the far side said: it may have echoed what it was sent."""

@@ -12,7 +12,7 @@ import pytest
 import parallel_exec as px
 from parallel_exec.environments.ssh.packets import Packetizer
 from tests.integration.frames import hides_in_frames
-from tests.integration.ssh.hostile import Honest, Serve, Session
+from tests.integration.ssh.hostile import Honest, Serve, Session, message
 from tests.integration.ssh.server import Server
 
 SECRET = 'hunter2 it\'s "$more"\nand a line'
@@ -50,6 +50,16 @@ class EchoesAndRefuses(Honest):
         session.channel.close()
 
 
+class HangsUpWithIt(Honest):
+    """A host that says in its last words what it was sent."""
+
+    def command(self, session: Session) -> None:
+        session.begin()
+        words = received(session).decode("utf-8", "replace")
+        session.send(message(bytes([1]), 11, words, "en"))  # SSH_MSG_DISCONNECT
+        session.transport.close()
+
+
 def command() -> px.Command:
     """Return a command with secrets in all places."""
     secret = px.Secret(SECRET)
@@ -76,6 +86,17 @@ def test_an_echo_of_the_orders_is_masked_in_the_error(hostile: Serve) -> None:
     assert "***" in str(caught.value)
     hides(caught.value)
     hides_in_frames(caught.value, *PARTS)
+
+
+def test_the_last_words_of_a_host_are_masked(hostile: Serve) -> None:
+    """In the error of a connection that is lost, and in the result."""
+    host = hostile(HangsUpWithIt()).host(connect_timeout=5)
+    with pytest.raises(px.errors.ConnectionLostError) as caught:
+        host.run(command(), timeout=10)
+    assert "***" in str(caught.value)
+    assert caught.value.result is not None
+    for text in (caught.value, caught.value.result.cause):
+        hides(text)
 
 
 class Broken(Exception):  # noqa: N818

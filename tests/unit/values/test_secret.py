@@ -38,6 +38,7 @@ def test_a_secret_is_masked_however_often_it_was_quoted(word: str, times: int) -
         ("sh: hunt'er'2: not found", "sh: ***: not found"),
         (r"PW=hunter\2", "PW=***"),
         ("PW='hunt", "PW='***"),  # cut off by whoever said it
+        ("PW='hunte...", "PW='***..."),  # cut off by us
         ("hun", "hun"),  # too little to be worth anything
         ("nothing of it", "nothing of it"),
     ],

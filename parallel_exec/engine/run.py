@@ -128,7 +128,7 @@ class Run:
         self.timeout = timeout
         self.kill_after = kill_after
         self.deadline = deadline
-        self.clock = clock or reactor.at_work()
+        self.clock = clock or reactor.get()
         self.label = label
         self.subject = subject
         self.total = total
@@ -210,6 +210,7 @@ class Run:
         """
         if isinstance(self.clock, reactor.Reactor) and self.clock.inside():
             raise RuntimeError("a blocking call was made in the service thread of parallel_exec")
+        self._see_to_service()
         base.refuse_reentry()
         reactor.refuse_when_finalizing()
         callbacks: list[Callback] = []
@@ -415,6 +416,7 @@ class Run:
         """
         base.refuse_reentry()
         reactor.refuse_when_finalizing()
+        self._see_to_service()
         tokens = list(cancel)
         if self.parent is not None and last:
             tokens.append(CancelToken.current())
@@ -432,6 +434,11 @@ class Run:
             stop = _Canceller(self, token)
             yield token.on_cancel(stop)
             yield token.on_stop_starting(stop)
+
+    def _see_to_service(self) -> None:
+        """Have the service thread run before anything is left to it, or raise."""
+        if isinstance(self.clock, reactor.Reactor):
+            reactor.at_work()
 
     def cancel_futures(self) -> None:
         """Cancel the futures of the tasks that have not begun; these are then skipped."""

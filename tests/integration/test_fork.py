@@ -345,3 +345,16 @@ def test_a_signal_handler_may_fork(tmp_path: Path, fork_head: str) -> None:
     )
     with python(tmp_path, code) as script:
         assert script.rest().splitlines() == ["child", "0", "True", "parent"], script.errors()
+
+
+def test_a_child_starts_no_thread_before_it_is_asked_to(tmp_path: Path, fork_head: str) -> None:
+    """What is done in a forked child makes its copies of pools usable, and no more."""
+    code = fork_head + (
+        "pool = px.ParallelExecutor(1)\n"
+        "print(pool.submit(int).result(), px.run('echo parent').text().strip())\n"
+        "def child(): print(threading.active_count(), len(os.listdir('/proc/self/task')))\n"
+        "if os.path.isdir('/proc/self/task'): print(forked(child))\n"
+        "else: print('1 1', 0, sep='\\n')\n"
+    )
+    with python(tmp_path, code) as script:
+        assert script.rest().splitlines() == ["0 parent", "1 1", "0"], script.errors()

@@ -27,6 +27,7 @@ def opened() -> tuple[CommandChannel, Line]:
     channel, line = CommandChannel(0), Line()
     channel.transport = line
     channel.in_window_threshold = 1000
+    channel.granted = 1 << 20
     return channel, line
 
 

@@ -167,11 +167,17 @@ class Limiter:
     judges: ClassVar[bool] = False  # whether it wants to know how tasks ended
     foreign = False  # whether `judge` calls code that is not the library's and may block
     lends: ClassVar[bool] = True  # whether a nested task may use the place around it
-    _plain = False  # whether its room alone decides, so that `release` may go a short way
+    # Whether the short ways may be gone, which leave these hooks out: for the threads of a
+    # limiter (`BlockingLimiter`), and for `release`.
+    _enters_plainly = False
+    _plain = False
 
     def __init_subclass__(cls) -> None:
-        hooks = ("_fits", "_take", "_taken", "_give", "_returned", "_grant")
-        cls._plain = all(getattr(cls, hook) is getattr(Limiter, hook) for hook in hooks)
+        def inherits(*hooks: str) -> bool:
+            return all(getattr(cls, hook) is getattr(Limiter, hook) for hook in hooks)
+
+        cls._enters_plainly = inherits("_fits", "_admits", "_take", "_give", "_grant")
+        cls._plain = cls._enters_plainly and inherits("_taken", "_returned")
 
     def __init__(self) -> None:
         self._in_flight: float = 0

@@ -117,7 +117,7 @@ class BlockingLimiter(Limiter):
         if priority:
             checks.number("priority", priority, minimum=-math.inf)
         base.refuse_reentry()
-        if weight != 1 or base.current.get() is not None:
+        if weight != 1 or base.current.get() is not None or not self._enters_plainly:
             waited = base.wait_for_place(self, weight, priority)
             assert waited is not None  # there was no time limit
             base.current.set(waited)
@@ -165,13 +165,14 @@ class BlockingLimiter(Limiter):
             line = self._line
             if (
                 place.held
+                and self._enters_plainly
                 and (not line or (self.quick and self._may_wait(line[0][2])))
                 and not place._borrowed
                 and not place._lent
             ):
                 place.held = False
                 self._in_flight = max(0, self._in_flight - place.weight)
-                if self.judges:
+                if not self._plain:
                     self._returned(place, verdict, monotonic())
                 if not line or self._nudged is not None:
                     return

@@ -298,6 +298,7 @@ def test_an_interrupt_while_the_program_forks_leaves_no_lock_behind(
         "                raised.append(place)\n"
         "                raise KeyboardInterrupt\n"
         "        return trace\n"
+        "    sys._getframe().f_trace_opcodes = True\n"  # Python 3.12 looks for it now
         "    sys.settrace(trace)\n"
         "    try:\n"
         "        pid = os.fork()\n"

@@ -411,8 +411,14 @@ def gather(many: Many, *, keep: bool = True) -> list[Any]:
 
 
 def _gather_named(many: Many) -> list[Any] | dict[str, Any]:
-    values = gather(many)
-    return values if many.names is None else dict(zip(many.names, values, strict=True))
+    names = many.names
+    values, error = _gathered(many, True)
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del many, error  # see `gather`
+    return values if names is None else dict(zip(names, values, strict=True))
 
 
 def _gathered(many: Many, keep: bool) -> tuple[list[Any], BaseException | None]:

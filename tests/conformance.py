@@ -54,6 +54,9 @@ class Recorder:
         self.endings.append(ending)
         self._told.set()
 
+    def began(self) -> None:
+        """See `Ticket.began`."""
+
     def strained(self, error: BaseException) -> None:
         """See `Ticket.strained`."""
 

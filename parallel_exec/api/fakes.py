@@ -124,6 +124,7 @@ class FakeEnvironment(Runnable):
             return execution
         self.commands.append(str(command.replace(label=None)))
         self._running.add(execution)
+        ticket.began()
         execution.timer = clock.call_at(clock.now() + execution.reply.delay_s, execution.answer)
         return execution
 

@@ -1033,6 +1033,7 @@ def _make(step: Callable[..., object], args: tuple[Any, ...]) -> None:
 
 def _called(task: Task) -> Any:
     base.current.set(task)
+    base.begin(task)
     return task.work.call(task)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.errors import CommandStartError, HostError
-from parallel_exec.limits.base import Request
+from parallel_exec.limits.base import Request, begin
 from parallel_exec.reactor import Timer
 from parallel_exec.reactor.mishaps import is_interrupt
 from parallel_exec.values.outcome import Outcome, Status
@@ -213,6 +213,10 @@ class Task(Request):
     def settled(self, ending: Result | BaseException) -> None:
         """Be told by the environment that the command has ended."""
         self.run.command_ended(self, ending)
+
+    def began(self) -> None:
+        """Be told by the environment that the command starts now."""
+        begin(self)
 
     def strained(self, error: BaseException) -> None:
         """Be told by the environment that the command waits for room."""

@@ -55,6 +55,11 @@ class Ticket(Protocol):
         gives the error: `CommandStartError`, `HostError`.
         """
 
+    def began(self) -> None:
+        """Report that the command starts now; rates count it from here. From any thread, as
+        often as you like; the first time counts.
+        """
+
     def strained(self, error: BaseException) -> None:
         """Report that the command has to wait for descriptors, processes or channels."""
 
@@ -132,7 +137,14 @@ class Stop:
 
 
 class BlockingBackend(ABC):
-    """A backend that can only block: each command gets a thread for its time."""
+    """A backend that can only block: each command gets a thread for its time.
+
+    Attributes:
+        tells_beginning: Whether `execute` calls ``ticket.began()``, when the command starts.
+            If not, it counts as started when `execute` is called.
+    """
+
+    tells_beginning = False
 
     @property
     @abstractmethod
@@ -180,6 +192,8 @@ class BlockingBackend(ABC):
         def work() -> None:
             busy.begin(stop)
             try:
+                if not self.tells_beginning:
+                    ticket.began()
                 ending: Result | BaseException = self.execute(command, ticket, stop)
             except BaseException as error:
                 ending = error

@@ -55,6 +55,7 @@ __all__ = [
     "Request",
     "acquire",
     "acquire_each",
+    "begin",
     "call_in_place",
     "current",
     "grant_or_move",
@@ -165,6 +166,7 @@ class Limiter:
     """
 
     judges: ClassVar[bool] = False  # whether it wants to know how tasks ended
+    counts_beginnings: ClassVar[bool] = False  # whether it wants to know when tasks begin
     foreign = False  # whether `judge` calls code that is not the library's and may block
     lends: ClassVar[bool] = True  # whether a nested task may use the place around it
     # Whether the short ways may be gone, which leave these hooks out: for the threads of a
@@ -237,6 +239,12 @@ class Limiter:
             Seconds until then; an error of the limiter's own to end with; None: no.
         """
         return None
+
+    def began(self, request: Request) -> None:
+        """Take note that what `request` has its place for begins now: a function is called, a
+        command started. Called without `LOCK`, at most once a place, from any thread, and only
+        if `counts_beginnings`.
+        """
 
     def strained(self, request: Request) -> None:
         """Take note that `request`, which has its place, waits for resources of the
@@ -525,6 +533,13 @@ def withdraw(request: Request) -> tuple[bool, list[Request]]:
         limiter._grant(granted)
     set_alarms()
     return True, granted
+
+
+def begin(request: Request) -> None:
+    """Tell the limiters in which `request` has its place that it begins."""
+    for limiter in request.parts:
+        if limiter.counts_beginnings:
+            limiter.began(request)
 
 
 def lend(request: Request | None) -> None:

@@ -121,6 +121,7 @@ class BlockingLimiter(Limiter):
             waited = base.wait_for_place(self, weight, priority)
             assert waited is not None  # there was no time limit
             base.current.set(waited)
+            base.begin(waited)
             return waited
         # The same as the above, for what there is no need to borrow and weigh.
         place = Place()

@@ -4,15 +4,21 @@ A window remembers when its last tasks began, and lets another begin only if, co
 the stretch of time that ends now, there are fewer than allowed. So no stretch of that
 length, wherever it is laid, holds more: a bucket that fills up again and a window that
 jumps would both let twice as many pass at the seam.
+
+What counts is when a task begins, not when it is granted its place: in between it may wait
+for a thread, a descriptor or a connection. Until a granted task has begun it counts as if
+it began at each moment anew.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from datetime import timedelta
 
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Request
+from parallel_exec.limits.rule import Verdict
 from parallel_exec.limits.timed import TimedLimiter
 from parallel_exec.reactor import Clock
 from parallel_exec.values import checks
@@ -24,16 +30,18 @@ __all__ = ["RateLimiter"]
 class Window:
     """At most `amount` of weight in any `seconds`. Not thread-safe."""
 
-    __slots__ = ("_begun", "_total", "amount", "seconds")
+    __slots__ = ("_begun", "_total", "amount", "granted", "seconds")
 
     def __init__(self, amount: float, seconds: float) -> None:
         self.amount = amount
         self.seconds = seconds
+        self.granted = 0.0  # what has its place and has not begun
         self._begun: deque[tuple[float, float]] = deque()  # when, how heavy
         self._total = 0.0
 
     def free_at(self, weight: float, now: float) -> float:
-        """Return when `weight` may begin: `now` or earlier, if it may at once.
+        """Return when `weight` may begin: `now` or earlier, if it may at once; infinity, if
+        that hangs on what has been granted and has not begun.
 
         What is heavier than `amount` waits until the window is empty.
         """
@@ -42,7 +50,7 @@ class Window:
             self._total -= begun.popleft()[1]
         if not begun:
             self._total = 0.0  # whatever rounding has left
-        excess = self._total + weight - self.amount
+        excess = self._total + self.granted + weight - self.amount
         if excess <= 0:
             return now
         when = now
@@ -51,11 +59,11 @@ class Window:
                 break
             when = began + self.seconds
             excess -= heavy
-        return when
+        return when if excess <= 0 or not self.granted else math.inf
 
     def is_empty(self, now: float) -> bool:
-        """Return whether nothing that has begun counts any more."""
-        return not self._begun or self._begun[-1][0] + self.seconds <= now
+        """Return whether nothing that has been granted or has begun counts any more."""
+        return not self.granted and (not self._begun or self._begun[-1][0] + self.seconds <= now)
 
     def add(self, weight: float, now: float) -> None:
         """Take note that `weight` begins now."""
@@ -65,6 +73,11 @@ class Window:
 
 class RateLimiter(TimedLimiter):
     """At most `n` begin in any stretch of `per` seconds.
+
+    A function begins when it is called, a command when it is started, on a host when it is
+    asked for there. So that is what a server sees, but for the time that the network takes.
+    A job for another executor begins when it is handed over; a command in an environment
+    that does not tell of its beginning counts from its end.
 
     Use it as ``concurrency=`` of any function that runs many, or directly:
     ``limiter.run(fn)``, ``with limiter:``, ``@limiter``. It does not say how many run at
@@ -87,6 +100,7 @@ class RateLimiter(TimedLimiter):
     """
 
     lends = False
+    counts_beginnings = True
 
     @only_known
     def __init__(
@@ -107,6 +121,7 @@ class RateLimiter(TimedLimiter):
                 self._windows.append(Window(burst, burst * seconds / n))
         self._n = n
         self._per = seconds
+        self._granted: set[Request] = set()  # those that have not begun
 
     @property
     def limit(self) -> float:
@@ -137,9 +152,28 @@ class RateLimiter(TimedLimiter):
         return not self._paused and self._room(request.weight)
 
     def _taken(self, request: Request) -> None:
-        now = self._clock.now()
+        self._granted.add(request)
         for window in self._windows:
-            window.add(request.weight, now)
+            window.granted += request.weight
+
+    def began(self, request: Request) -> None:
+        """See `Limiter.began`."""
+        with base.LOCK:
+            self._count(request)
+            self._ask_for_alarm()
+        base.set_alarms()
+
+    def _returned(self, request: Request, verdict: Verdict, now: float) -> None:
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        """Count a beginning, once."""
+        if request in self._granted:
+            self._granted.discard(request)
+            now = self._clock.now()
+            for window in self._windows:
+                window.granted = window.granted - request.weight if self._granted else 0.0
+                window.add(request.weight, now)
 
     def _check_weight(self, weight: float) -> None:
         if checks.number("weight", weight) > self._n:

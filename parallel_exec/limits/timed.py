@@ -6,6 +6,8 @@ line may fit. It then serves its line as after a release.
 
 from __future__ import annotations
 
+import math
+
 from parallel_exec import reactor
 from parallel_exec.limits import base
 from parallel_exec.limits.base import Request
@@ -32,7 +34,9 @@ class TimedLimiter(BlockingLimiter):
         return self._own_clock or reactor.get()
 
     def _may_fit_at(self, request: Request, now: float) -> float:
-        """Return when to look again whether `request`, the head of the line, fits."""
+        """Return when to look again whether `request`, the head of the line, fits; infinity,
+        if time alone does not help.
+        """
         raise NotImplementedError
 
     def _queue(self, request: Request) -> None:
@@ -46,7 +50,7 @@ class TimedLimiter(BlockingLimiter):
     def _ask_for_alarm(self) -> None:
         if self._line and not self._paused:
             when = self._may_fit_at(self._line[0][2], self._clock.now())
-            if self._alarm_at is None or when < self._alarm_at:
+            if when != math.inf and (self._alarm_at is None or when < self._alarm_at):
                 self._alarm_at = when
                 base.alarms.append(lambda: self._set_alarm(when))
 

@@ -208,6 +208,7 @@ class Process:
             raise
         self.pid, self._pidfd, self._input, self._stdout, self._stderr = started
         self.live = True
+        self.ticket.began()
         busy.begin(self)
         self._slot = slot
         watchdog.confirm(slot, self.pid)

@@ -105,6 +105,8 @@ class SSHBackend(BlockingBackend):
         ConfigError: An argument cannot be used.
     """
 
+    tells_beginning = True
+
     @_hiding_passwords
     @only_known
     def __init__(

@@ -297,6 +297,7 @@ class Running:
             ) from error
         begin = self._input.peek()
         sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
+        self._ticket.began()
         self._input.sent(sent)
         return True
 
@@ -660,6 +661,9 @@ class _NoTicket:
 
     queued_s = 0.0
     attempts = 1
+
+    def began(self) -> None:
+        pass
 
     def settled(self, ending: Result | BaseException) -> None:
         pass

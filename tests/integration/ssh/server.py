@@ -340,6 +340,9 @@ class Ticket:
     def settled(self, ending: Result | BaseException) -> None:
         """Not used: `execute` returns."""
 
+    def began(self) -> None:
+        """Not used."""
+
     def strained(self, error: BaseException) -> None:
         """Note it."""
         self.strains.append(error)

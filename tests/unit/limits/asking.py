@@ -18,8 +18,9 @@ class Asked(Place):
         self.parent = parent
 
     def granted(self) -> None:
-        """Remember it."""
+        """Remember it, and begin."""
         self._log.append(self.name)
+        base.begin(self)
 
 
 class Asker:
@@ -46,5 +47,5 @@ class Asker:
         request = Asked(name, self.granted, parent)
         request.weight, request.priority, request.key = weight, priority, key
         if base.acquire(request, limit):
-            self.granted.append(name)
+            request.granted()
         return request

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import parallel_exec as px
 from parallel_exec.errors import ConfigError
 from parallel_exec.limits import base
+from parallel_exec.limits.base import Place
 from parallel_exec.limits.rate import RateLimiter
 from parallel_exec.testing import FakeClock
 from tests.unit.limits.asking import Asker
@@ -145,3 +148,47 @@ def test_unusable_arguments_are_refused(arguments: dict[str, float], message: st
     """The message names the parameter."""
     with pytest.raises(ConfigError, match=message):
         RateLimiter(**arguments)  # type: ignore[arg-type]
+
+
+def test_what_counts_is_when_a_task_begins() -> None:
+    """Not when it is granted its place: until it has begun, it counts at every moment."""
+    clock = FakeClock(100.0)
+    limiter = RateLimiter(1, per=10, clock=clock)
+    first, second = Place(), Place()
+    granted: list[str] = []
+    second.granted = lambda: granted.append("second")  # type: ignore[method-assign]
+    assert base.acquire(first, limiter)
+    assert not base.acquire(second, limiter)
+    clock.advance(1000)
+    assert granted == []
+    base.begin(first)
+    clock.advance(9.5)
+    assert granted == []
+    clock.advance(0.5)
+    assert granted == ["second"]
+
+
+def test_what_is_given_back_has_begun_at_the_latest_then() -> None:
+    """An environment that does not tell of beginnings keeps nobody waiting for ever."""
+    clock, asker = FakeClock(100.0), Asker()
+    limiter = RateLimiter(1, per=10, clock=clock)
+    silent = Place()
+    assert base.acquire(silent, limiter)
+    asker.ask("next", limiter)
+    clock.advance(50)
+    base.tell(base.release(silent))
+    clock.advance(9.5)
+    assert asker.granted == []
+    clock.advance(0.5)
+    assert asker.granted == ["next"]
+
+
+@pytest.mark.parametrize("task", ["true", lambda: None])
+def test_tasks_begin(task: Any) -> None:
+    """Commands and functions tell of it: a rate that many have used up is idle in time."""
+    clock = FakeClock(100.0)
+    limiter = RateLimiter(5, per=10, clock=clock)
+    px.all([task] * 5, concurrency=limiter)
+    assert not limiter.idle
+    clock.advance(10)
+    assert limiter.idle

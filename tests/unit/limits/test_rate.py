@@ -154,18 +154,16 @@ def test_what_counts_is_when_a_task_begins() -> None:
     """Not when it is granted its place: until it has begun, it counts at every moment."""
     clock = FakeClock(100.0)
     limiter = RateLimiter(1, per=10, clock=clock)
-    first, second = Place(), Place()
-    granted: list[str] = []
-    second.granted = lambda: granted.append("second")  # type: ignore[method-assign]
+    asker, first = Asker(), Place()
     assert base.acquire(first, limiter)
-    assert not base.acquire(second, limiter)
+    asker.ask("second", limiter)
     clock.advance(1000)
-    assert granted == []
+    assert asker.granted == []
     base.begin(first)
     clock.advance(9.5)
-    assert granted == []
+    assert asker.granted == []
     clock.advance(0.5)
-    assert granted == ["second"]
+    assert asker.granted == ["second"]
 
 
 def test_what_is_given_back_has_begun_at_the_latest_then() -> None:

@@ -45,6 +45,7 @@ __all__ = [
     "BatcherFullError",
     "CommandError",
     "CommandFailedError",
+    "CommandIdleError",
     "CommandNotFoundError",
     "CommandStartError",
     "CommandTimeoutError",
@@ -258,6 +259,10 @@ class TaskTimeoutError(ParallelExecError, TimeoutError):
 
 class CommandTimeoutError(CommandError, TaskTimeoutError):
     """A command was over its `timeout` and has been ended."""
+
+
+class CommandIdleError(CommandTimeoutError):
+    """A command printed nothing for its `idle_timeout` and has been ended."""
 
 
 class OutputLimitError(CommandError):

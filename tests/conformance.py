@@ -23,6 +23,7 @@ import parallel_exec as px
 from parallel_exec.environments.base import Backend, Execution
 from parallel_exec.errors import (
     CommandFailedError,
+    CommandIdleError,
     CommandNotFoundError,
     CommandTimeoutError,
     ExecutorClosedError,
@@ -383,6 +384,42 @@ class Conformance:
         """``check=False`` is about exit statuses, not about timeouts."""
         with pytest.raises(CommandTimeoutError):
             environment.run("sleep 100000", timeout=0.3, check=False)
+
+    @pytest.mark.parametrize("capture", [True, False])
+    def test_silence_ends_it(self, environment: px.Environment, capture: bool) -> None:
+        """What prints nothing for its `idle_timeout` is ended; the error has what was printed."""
+        lines = Lines()
+        with pytest.raises(CommandIdleError, match=r"printed nothing .* for 0\.5 s") as caught:
+            environment.run(
+                PATIENT, idle_timeout=0.5, capture=capture, on_stdout=lines, check=False
+            )
+        result = caught.value.result
+        assert isinstance(caught.value, CommandTimeoutError)
+        assert (result.stopped, result.timed_out, result.ok) == ("idle", True, False)
+        (pid,) = lines.seen()
+        assert result.text() == (f"{pid}\n" if capture else "")
+        self.wait_for_end(environment, pid)
+
+    def test_silence_ends_what_never_printed(self, environment: px.Environment) -> None:
+        """Without a byte, and without anybody who wants one, the time counts from the start."""
+        with pytest.raises(CommandIdleError):
+            environment.run("exec sleep 100000", idle_timeout=0.3, capture=False)
+
+    def test_each_byte_on_either_stream_breaks_the_silence(
+        self, environment: px.Environment
+    ) -> None:
+        """A command may run for longer than its `idle_timeout`, output discarded or not."""
+        script = "for n in 1 2 3 4 5; do sleep 0.25; printf .; sleep 0.25; printf . >&2; done"
+        assert environment.run(script, idle_timeout=2, capture=False).duration_s > 2
+        assert environment.run(script, idle_timeout=2).stdout == b"....."
+
+    def test_silence_of_children_in_the_background_does_not_count(
+        self, environment: px.Environment
+    ) -> None:
+        """A command that has ended by itself is over: it is not ended for being silent."""
+        result = environment.run("sleep 1 & echo early", idle_timeout=0.3, kill_after=60)
+        assert result.text() == "early\n"
+        assert result.ok
 
     def test_exit_0_on_term_is_still_a_timeout(self, environment: px.Environment) -> None:
         """A command that makes its TERM an exit with 0 has timed out all the same."""

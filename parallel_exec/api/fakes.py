@@ -69,7 +69,8 @@ class FakeReply:
         exit_code: Its status; None if `signal` ended it.
         signal: The name of the signal that ended it, as "SIGKILL", or None.
         error: An error to end with in place of a result: a `HostError`, say.
-        delay_s: Seconds until the answer. It can be ended meanwhile.
+        delay_s: Seconds until the answer. It can be ended meanwhile, and it prints nothing
+            meanwhile: a command with a shorter `idle_timeout` is ended by that.
     """
 
     stdout: str | bytes = b""
@@ -125,7 +126,11 @@ class FakeEnvironment(Runnable):
         self.commands.append(str(command.replace(label=None)))
         self._running.add(execution)
         ticket.began()
-        execution.timer = clock.call_at(clock.now() + execution.reply.delay_s, execution.answer)
+        delay, quiet = execution.reply.delay_s, command.idle_timeout
+        if quiet is None or delay < quiet:
+            execution.timer = clock.call_at(clock.now() + delay, execution.answer)
+        else:
+            execution.timer = clock.call_at(clock.now() + quiet, execution.fall_silent)
         return execution
 
     def close(self) -> None:
@@ -168,6 +173,10 @@ class _FakeExecution:
     def answer(self) -> None:
         """Report the end."""
         self._settle(None)
+
+    def fall_silent(self) -> None:
+        """Report that it has printed nothing for too long."""
+        self._settle("idle")
 
     def end(self, reason: EndReason) -> None:
         """See `parallel_exec.environments.base.Execution.end`."""

@@ -106,6 +106,6 @@ READERS: dict[str, Callable[[str], Any]] = {
     "pty": _switch,
     "max_sessions": int,
     "keepalive": float,
-    "idle_timeout": float,
+    "keep_idle": float,
 }
 """How the options of `SSH` are read from a host file."""

@@ -62,6 +62,7 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
         CommandStartError: It could not be started; nothing ran.
         CommandFailedError: It failed, unless ``check=False``.
         CommandTimeoutError: It was over its `timeout`.
+        CommandIdleError: It printed nothing for its `idle_timeout`.
         OutputLimitError: It printed more than `max_output_bytes`.
         TaskCancelledError: It was cancelled.
         HostError: Its host could not be used; nothing ran.

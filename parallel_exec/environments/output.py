@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import io
 import threading
+import time
 from collections.abc import Callable
 
 from parallel_exec.reactor import report
@@ -82,6 +83,7 @@ class Output:
 
     Attributes:
         live: Whether somebody waits for its lines.
+        heard: When the last of it came, in monotonic seconds; counted for `idle_timeout`.
 
     One lock: it guards the backlog's counter; callbacks are made outside of it.
     """
@@ -96,6 +98,8 @@ class Output:
         "_mailbox",
         "_resume",
         "_splitters",
+        "_timed",
+        "heard",
         "live",
     )
 
@@ -103,6 +107,8 @@ class Output:
         self._capture = command.capture
         self._kept: list[bytes | io.BytesIO] | tuple[bytes, bytes] = NOTHING
         self._left = command.max_output_bytes
+        self._timed = command.idle_timeout is not None
+        self.heard = 0.0
         self._mailbox: Mailbox | None = None
         self.live = command.on_stdout is not None or command.on_stderr is not None
         if self.live:
@@ -119,6 +125,8 @@ class Output:
         What is within the limit is kept and handed on all the same.
         """
         within = True
+        if self._timed:
+            self.heard = time.monotonic()
         if self._left is not None:
             if len(data) > self._left:
                 data = data[: self._left]
@@ -148,7 +156,7 @@ class Output:
 
     def discards(self, stream: int) -> bool:
         """Return whether nobody wants to know what comes on a stream."""
-        wanted = self._capture or self._left is not None
+        wanted = self._capture or self._left is not None or self._timed
         return not wanted and (self._mailbox is None or self._calls[stream] is None)
 
     @property
@@ -159,6 +167,12 @@ class Output:
         be its end that makes room for one.
         """
         return self._mailbox is not None and self._backlog > BACKLOG and not self._mailbox.starved
+
+    def quiet_since(self) -> float:
+        """Return since when nothing has come; what waits for slow callbacks comes now."""
+        if self.full:
+            self.heard = time.monotonic()
+        return self.heard
 
     def close(self, done: Callable[[], object]) -> None:
         """Call `done` when the last callback has returned: at once if there is none."""

@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     on_stderr: Callable[[str], object] | None
     encoding: str
     sudo: bool | str | None
+    idle_timeout: float | timedelta | None
 
 
 PLACEHOLDER = re.compile(r"\{\}")
@@ -92,6 +93,9 @@ class Command:
         sudo: On an SSH host, whether it runs as root (True), as a user (its name) or as
             who has logged in (False), over the host's own `sudo`. None: as the host says.
             On this machine it is a `ConfigError`: write sudo into the command.
+        idle_timeout: Seconds without a byte of output, on either stream, after which it is
+            ended with `CommandIdleError`, whether or not the output is kept. The time in
+            which its output waits for slow callbacks does not count. None: no limit.
 
     Raises:
         ConfigError: A value cannot be used; the message names it.
@@ -112,6 +116,7 @@ class Command:
     encoding: str = UTF_8
     environment: Backend | None = None
     sudo: bool | str | None = None
+    idle_timeout: float | None = None
     shell: bool = field(default=False, init=False)
 
     if TYPE_CHECKING:
@@ -133,6 +138,7 @@ class Command:
             encoding: str = UTF_8,
             environment: Backend | None = None,
             sudo: bool | str | None = None,
+            idle_timeout: float | timedelta | None = None,
         ) -> None: ...
 
     @staticmethod
@@ -169,6 +175,8 @@ class Command:
             put(self, "cwd", cwd)
         if self.timeout is not None:
             put(self, "timeout", checks.seconds("timeout", self.timeout))
+        if self.idle_timeout is not None:
+            put(self, "idle_timeout", checks.seconds("idle_timeout", self.idle_timeout))
         if self.kill_after is not KILL_AFTER:
             put(self, "kill_after", checks.seconds("kill_after", self.kill_after, allow_zero=True))
         if self.max_output_bytes is not None:

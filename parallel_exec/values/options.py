@@ -52,6 +52,8 @@ OTHERWISE = {
     "return_exceptions": "all_settled returns how every task ended",
     "desc": "progress=px.VisualProgress(label=...)",
     "verbose": "progress=True shows how far it is",
+    "idle_timeout": "keep_idle= of SSH says how long an idle connection is kept; idle_timeout= is"
+    " an option of commands, which may print nothing for so long",
     "missing_host_key_policy": "known_hosts= and accept_new= say which keys are trusted",
 }
 

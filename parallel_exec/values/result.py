@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from parallel_exec.errors import (
     CommandFailedError,
+    CommandIdleError,
     CommandTimeoutError,
     ConnectionLostError,
     OutputLimitError,
@@ -21,7 +22,7 @@ from parallel_exec.values.secret import mask
 
 __all__ = ["Result", "Stopped", "lines_of"]
 
-Stopped = Literal["timeout", "cancel", "output", "lost"]
+Stopped = Literal["timeout", "idle", "cancel", "output", "lost"]
 
 LOOKED_AT = 16384  # bytes of the output's end in which its last line is looked for
 
@@ -38,9 +39,10 @@ class Result:
         exit_code: The status it exited with; None if a signal ended it or no
             status is known.
         signal: The name of the signal that ended it ("SIGTERM"), else None.
-        stopped: Why it was stopped from here: "timeout", "cancel", "output" (too
-            much of it), "lost" (its end is unknown: the connection broke, or it was to be
-            ended and the host did not say that it has); None if it ended by itself.
+        stopped: Why it was stopped from here: "timeout", "idle" (it printed nothing for
+            its `idle_timeout`), "cancel", "output" (too much of it), "lost"
+            (its end is unknown: the connection broke, or it was to be ended and the host
+            did not say that it has); None if it ended by itself.
         started_at: When it started, in seconds since the epoch, as `time.time`.
         duration_s: Seconds from start to end.
         queued_s: Seconds it waited for its turn before that.
@@ -68,8 +70,8 @@ class Result:
 
     @property
     def timed_out(self) -> bool:
-        """Whether it was ended for being over its `timeout`."""
-        return self.stopped == "timeout"
+        """Whether it was ended for being over its `timeout` or its `idle_timeout`."""
+        return self.stopped in ("timeout", "idle")
 
     @property
     def truncated(self) -> bool:
@@ -125,6 +127,12 @@ class Result:
             after = f"{limit:g} s" if limit is not None else f"{self.duration_s:.3g} s"
             return CommandTimeoutError(
                 f"timed out {where} after {after}: {command}{self._tail()}", result=self
+            )
+        if self.stopped == "idle":
+            quiet = f"{self.command.idle_timeout:g} s" if self.command.idle_timeout else "too long"
+            return CommandIdleError(
+                f"printed nothing {where} for {quiet} and was ended: {command}{self._tail()}",
+                result=self,
             )
         if self.stopped == "output":
             return OutputLimitError(

@@ -30,6 +30,15 @@ def test_a_slow_reply_can_be_ended() -> None:
     assert caught.value.result.signal == "SIGTERM"
 
 
+def test_a_slow_reply_prints_nothing_meanwhile() -> None:
+    """A command that must not be silent for so long is ended."""
+    fake = FakeEnvironment({"work": FakeReply(stdout="done", delay_s=0.05)})
+    with pytest.raises(px.errors.CommandIdleError) as caught:
+        fake.run("work", idle_timeout=0.01)
+    assert (caught.value.result.stopped, caught.value.result.stdout) == ("idle", b"")
+    assert fake.run("work", idle_timeout=60).text() == "done"
+
+
 def test_an_environment_that_raises_fails_its_task_and_hangs_nobody() -> None:
     """The rule is never to raise from `start`; who breaks it harms its own task alone."""
 

@@ -50,7 +50,7 @@ from parallel_exec.errors import (
     ExecutorClosedError,
     TaskCancelledError,
 )
-from parallel_exec.reactor import busy
+from parallel_exec.reactor import Timer, busy
 from parallel_exec.reactor.poller import READ, WRITE
 from parallel_exec.text import plain
 from parallel_exec.values.command import Command
@@ -97,6 +97,7 @@ class Process:
         "_output",
         "_over",
         "_quiet",
+        "_silence",
         "_patience",
         "_pidfd",
         "_polled",
@@ -143,6 +144,7 @@ class Process:
         self._input = -1
         self._pidfd = -1
         self._slot = -1
+        self._silence: Timer | None = None  # until when it may print nothing
 
     # Starting
 
@@ -218,6 +220,9 @@ class Process:
             host.reactor.post(self._look_for_exit)
         if output.live:
             self.watch_output()
+        if command.idle_timeout is not None:
+            output.heard = self.started
+            self._listen(self.started)
         host.young(self)
         if feeder is not None:
             fd, self._input = self._input, -1
@@ -243,6 +248,26 @@ class Process:
         for fd in (self._stdout, self._stderr):
             if fd >= 0:
                 self.host.reactor.watch(fd, READ, self._readable)
+
+    def _listen(self, heard: float) -> None:
+        """Have it ended when it has printed nothing for its `idle_timeout` since `heard`."""
+        limit = self.command.idle_timeout
+        assert limit is not None
+        if self._silence is not None:  # of a start that failed
+            self._silence.cancel()
+        self._silence = self.host.reactor.call_at(heard + limit, self._look_for_silence, heard)
+
+    def _look_for_silence(self, heard: float) -> None:
+        """End it, if nothing has come since `heard` and it still runs by itself."""
+        if self._over or self._status is not None or self._reason is not None or not self.live:
+            return
+        if not self._output.full:
+            self._drain(AT_ONCE)  # it may have come while this thread was busy
+        since = self._output.quiet_since()
+        if since > heard:
+            self._listen(since)
+        else:
+            self._end("idle")
 
     def _fail_to_start(self, error: OSError) -> None:
         """Have it started again when there is room, if somebody of ours may make some, or give it
@@ -703,6 +728,8 @@ class Process:
     def _finish(self) -> None:
         self._over = True
         self.live = False
+        if self._silence is not None:
+            self._silence.cancel()
         busy.end(self)
         self.host.watchdog.clear(self._slot)
         if max(self._stdout, self._stderr, self._input, self._pidfd) >= 0:

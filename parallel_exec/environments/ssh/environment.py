@@ -99,7 +99,7 @@ class SSHBackend(BlockingBackend):
         max_sessions: Commands at once over one connection; sshd's MaxSessions.
         keepalive: Seconds of silence after which the host is asked whether it is there;
             0 for never, None for the configuration's ServerAliveInterval, else 30.
-        idle_timeout: Seconds after which an unused connection is closed.
+        keep_idle: Seconds after which an unused connection is closed.
 
     Raises:
         ConfigError: An argument cannot be used.
@@ -130,7 +130,7 @@ class SSHBackend(BlockingBackend):
         pty: bool = False,
         max_sessions: int = 10,
         keepalive: float | timedelta | None = None,
-        idle_timeout: float | timedelta = 300.0,
+        keep_idle: float | timedelta = 300.0,
     ) -> None:
         # First of all: a refusal of anything else keeps this frame in its traceback.
         password = _secret("password", password)
@@ -154,7 +154,7 @@ class SSHBackend(BlockingBackend):
             "pty": pty,
             "max_sessions": max_sessions,
             "keepalive": keepalive,
-            "idle_timeout": idle_timeout,
+            "keep_idle": keep_idle,
         }
         self._name = destination
         for name, value in (("agent", agent), ("pty", pty)):
@@ -186,7 +186,7 @@ class SSHBackend(BlockingBackend):
             connect_timeout=timeout,
             max_sessions=checks.count("max_sessions", max_sessions),
             keepalive=alive,
-            idle_timeout=checks.seconds("idle_timeout", idle_timeout, allow_zero=True),
+            keep_idle=checks.seconds("keep_idle", keep_idle, allow_zero=True),
         )
         self._settings = _with_jump(base, jump)
         self._how = How(

@@ -458,7 +458,7 @@ class HostPool:
         """Return whether a connection shall end since nobody uses it."""
         with self._lock:
             idle = time.monotonic() - connection.idle_since
-            if connection.used or connection.tunnels or idle < self.settings.idle_timeout:
+            if connection.used or connection.tunnels or idle < self.settings.keep_idle:
                 return False
             connection.gone = True
             if connection in self._connections:

@@ -162,7 +162,7 @@ class Running:
         if self._channel is None:
             return self._never_ran()
         self._started_at = time.time()
-        self._began = time.monotonic()
+        self._began = self._output.heard = time.monotonic()
         try:
             try:
                 if not self._start():
@@ -313,6 +313,7 @@ class Running:
     # In the reading thread
 
     def _take(self, stream: int, data: bytes) -> None:
+        self._output.heard = time.monotonic()
         heads = self._heads[stream]
         while heads and data:
             head = heads[0]
@@ -352,7 +353,7 @@ class Running:
                         linger = linger or time.monotonic() + self._command.kill_after
                     if channel.poked or self._sendable(channel, source) or self._finished(channel):
                         break
-                    until = min(linger or 1e18, give_up or self._ends_by())
+                    until = min(linger or self._quiet_until(), give_up or self._ends_by())
                     pause = until - time.monotonic() if until < 1e18 else None
                     if pause is not None and pause <= 0:
                         break
@@ -411,7 +412,18 @@ class Running:
             return "output"
         if source.error is not None:
             return "cancel"  # `run` raises what happened instead
+        if time.monotonic() >= self._quiet_until():
+            return "idle"
         return None
+
+    def _quiet_until(self) -> float:
+        """Return until when it may print nothing, in monotonic seconds."""
+        limit, channel = self._command.idle_timeout, self._channel
+        assert channel is not None
+        ended = channel.status is not None or channel.signal is not None
+        if limit is None or ended or self._why is not None:
+            return 1e18
+        return self._output.quiet_since() + limit
 
     def _ends_by(self) -> float:
         """Return until when a stopped command is waited for, in monotonic seconds.
@@ -557,6 +569,7 @@ class Running:
         limit = self._command.timeout
         told = {
             "timeout": "was over its timeout" + (f" of {limit:g} s" if limit is not None else ""),
+            "idle": "printed nothing for its idle_timeout",
             "output": f"printed more than {self._command.max_output_bytes} bytes",
         }.get(why, "was cancelled")
         if broken := self._broken():

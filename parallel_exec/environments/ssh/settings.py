@@ -35,7 +35,7 @@ class Settings:
     connect_timeout: float | None = None
     max_sessions: int = 10
     keepalive: float | None = None
-    idle_timeout: float = 300.0
+    keep_idle: float = 300.0
 
     def for_hop(self, destination: Destination) -> Settings:
         """Return the settings to log in to a jump host that is given by name only.

@@ -106,7 +106,7 @@ def test_a_kill_without_a_channel_to_spare(make_sshd, max_sessions) -> None:  # 
 
 def test_a_connection_for_a_kill_is_not_idle(make_sshd) -> None:  # type: ignore[no-untyped-def]
     """However long the command takes to end, and nothing is said meanwhile."""
-    backend = make_sshd(max_sessions=1).backend(keepalive=0.2, idle_timeout=0.1)
+    backend = make_sshd(max_sessions=1).backend(keepalive=0.2, keep_idle=0.1)
     word = mark()
     script = f"trap '' TERM; sleep {word}; sleep {word}"
     assert run(backend, script, stop_after=0.5, kill_after=2.0).timed_out

@@ -97,7 +97,7 @@ def test_one_handshake_at_a_time(make_sshd, who) -> None:  # type: ignore[no-unt
 
 def test_idle_connection_closes(sshd: Server) -> None:
     """And the next command connects anew."""
-    backend = sshd.backend(keepalive=0.1, idle_timeout=0.2)
+    backend = sshd.backend(keepalive=0.1, keep_idle=0.2)
     before = sshd.logins()
     run(backend, "true")
     assert backend._pool is not None
@@ -108,7 +108,7 @@ def test_idle_connection_closes(sshd: Server) -> None:
 
 def test_keepalive_keeps_a_quiet_command(sshd: Server) -> None:
     """A command that says nothing for many intervals is not lost, nor its connection idle."""
-    backend = sshd.backend(keepalive=0.1, idle_timeout=0.1)
+    backend = sshd.backend(keepalive=0.1, keep_idle=0.1)
     assert run(backend, "sleep 1; echo here").text() == "here\n"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from parallel_exec import reactor
 from parallel_exec.api.environments import Runnable
-from parallel_exec.environments.base import EndReason, Ticket
+from parallel_exec.environments.base import EndReason, Ticket, report_beginning
 from parallel_exec.errors import ExecutorClosedError
 from parallel_exec.reactor import Clock, Timer
 from parallel_exec.values.command import Command
@@ -125,7 +125,7 @@ class FakeEnvironment(Runnable):
             return execution
         self.commands.append(str(command.replace(label=None)))
         self._running.add(execution)
-        ticket.began()
+        report_beginning(ticket)
         delay, quiet = execution.reply.delay_s, command.idle_timeout
         if quiet is None or delay < quiet:
             execution.timer = clock.call_at(clock.now() + delay, execution.answer)

@@ -64,6 +64,13 @@ class Ticket(Protocol):
         """Report that the command has to wait for descriptors, processes or channels."""
 
 
+def report_beginning(ticket: Ticket) -> None:
+    """Call ``ticket.began()``, if it has that: a wrapper of somebody's own may not."""
+    began = getattr(ticket, "began", None)
+    if began is not None:
+        began()
+
+
 class Execution(Protocol):
     """A command on its way."""
 
@@ -193,7 +200,7 @@ class BlockingBackend(ABC):
             busy.begin(stop)
             try:
                 if not self.tells_beginning:
-                    ticket.began()
+                    report_beginning(ticket)
                 ending: Result | BaseException = self.execute(command, ticket, stop)
             except BaseException as error:
                 ending = error

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from parallel_exec import reactor
 from parallel_exec.environments import room
-from parallel_exec.environments.base import EndReason, Ticket
+from parallel_exec.environments.base import EndReason, Ticket, report_beginning
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.local import kernel
 from parallel_exec.environments.local.collect import (
@@ -210,7 +210,7 @@ class Process:
             raise
         self.pid, self._pidfd, self._input, self._stdout, self._stderr = started
         self.live = True
-        self.ticket.began()
+        report_beginning(self.ticket)
         busy.begin(self)
         self._slot = slot
         watchdog.confirm(slot, self.pid)

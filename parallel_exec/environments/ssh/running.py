@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
-from parallel_exec.environments.base import Stop, Ticket
+from parallel_exec.environments.base import Stop, Ticket, report_beginning
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.output import Output
 from parallel_exec.environments.ssh import remote
@@ -297,7 +297,7 @@ class Running:
             ) from error
         begin = self._input.peek()
         sent = channel.start(line, begin, final=self._input.last, pty=self._pty())
-        self._ticket.began()
+        report_beginning(self._ticket)
         self._input.sent(sent)
         return True
 

@@ -155,10 +155,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    """Import `SSH` when it is first asked for: paramiko takes longer than all the rest."""
-    if name == "SSH":
-        from parallel_exec.api.ssh import SSH
+if not TYPE_CHECKING:  # for a checker, a module with this has every name
 
-        return SSH
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        """Import `SSH` when it is first asked for: paramiko takes longer than all the rest."""
+        if name == "SSH":
+            from parallel_exec.api.ssh import SSH
+
+            return SSH
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, runtime_checkable
 
 from parallel_exec.api.closing import Closing
+from parallel_exec.api.run_options import HERE_DEFAULTS, HereOptions
 from parallel_exec.environments.base import Backend, Execution, Ticket
 from parallel_exec.environments.local import LocalBackend
 from parallel_exec.environments.local.backend import no_sudo
-from parallel_exec.values.command import Command, CommandLike
+from parallel_exec.values.command import COMMAND_DEFAULTS, Command, CommandLike, Options
+from parallel_exec.values.options import takes
 from parallel_exec.values.result import Result
 
 if TYPE_CHECKING:
-    from parallel_exec.api.one import CommandFuture, RunOptions
+    from parallel_exec.api.one import CommandFuture
 
 __all__ = ["Environment", "Local", "Runnable"]
 
@@ -35,34 +37,37 @@ class Environment(Protocol):
     def close(self) -> None:
         """End what still runs, give back what is held. Idempotent."""
 
-    def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
+    def run(self, command: CommandLike, **options: Unpack[HereOptions]) -> Result:
         """Run one command and wait for it; see `parallel_exec.run`."""
 
-    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
+    def submit(self, command: CommandLike, **options: Unpack[HereOptions]) -> CommandFuture:
         """Start one command; see `parallel_exec.submit`."""
 
-    def command(self, command: CommandLike, **options: Any) -> Command:
+    def command(self, command: CommandLike, **options: Unpack[Options]) -> Command:
         """Return a command that is bound to this environment."""
 
 
 class Runnable(Closing):
     """Gives a backend the methods of an `Environment`."""
 
-    def run(self, command: CommandLike, **options: Unpack[RunOptions]) -> Result:
+    @takes(HereOptions, **HERE_DEFAULTS)
+    def run(self, command: CommandLike, **options: Unpack[HereOptions]) -> Result:
         """Run one command here and wait for it; see `parallel_exec.run`."""
         from parallel_exec.api import one
 
         here: Any = {**options, "environment": self}
         return one.run(command, **here)
 
-    def submit(self, command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
+    @takes(HereOptions, **HERE_DEFAULTS)
+    def submit(self, command: CommandLike, **options: Unpack[HereOptions]) -> CommandFuture:
         """Start one command here; see `parallel_exec.submit`."""
         from parallel_exec.api import one
 
         here: Any = {**options, "environment": self}
         return one.submit(command, **here)
 
-    def command(self, command: CommandLike, **options: Any) -> Command:
+    @takes(Options, **COMMAND_DEFAULTS)
+    def command(self, command: CommandLike, **options: Unpack[Options]) -> Command:
         """Return a command bound to this environment, as a task for `all` and the like.
 
         Args:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, TypeVar, Unpack
 
 from parallel_exec.api.closing import Closing
 from parallel_exec.api.environments import Environment
 from parallel_exec.api.host_outcomes import HostOutcomes
-from parallel_exec.api.many import Many, ManyOptions, executor_of, limit_of, work_of
+from parallel_exec.api.many import DEFAULTS, Many, ManyOptions, executor_of, limit_of, work_of
+from parallel_exec.api.ssh_options import SSH_DEFAULTS, SSHOptions
 from parallel_exec.api.tasks import Task
 from parallel_exec.api.waves import Waves
 from parallel_exec.engine.task import Work
@@ -24,11 +25,19 @@ from parallel_exec.limits.composed import AllOf
 from parallel_exec.observers.live import print_line
 from parallel_exec.text import MESSAGE, plain
 from parallel_exec.values import checks, hosts as nodes, shell
-from parallel_exec.values.command import OPTION_NAMES, Command, CommandLike
+from parallel_exec.values.command import (
+    COMMAND_DEFAULTS,
+    OPTION_NAMES,
+    Command,
+    CommandLike,
+    OptionsButCallbacks,
+)
 from parallel_exec.values.functions import is_function
-from parallel_exec.values.options import check
+from parallel_exec.values.options import check, takes
 from parallel_exec.values.paths import file_path, for_host
+from parallel_exec.values.result import Result
 from parallel_exec.values.secret import hide_passwords
+from parallel_exec.values.transfer import Transfer
 
 __all__ = ["FANOUT", "Group"]
 
@@ -37,8 +46,23 @@ FANOUT = 64
 
 PerHost = CommandLike | Mapping[str, CommandLike] | Callable[[Any], CommandLike]
 
-# Of `run`: where a command runs is not to be chosen.
-OPTIONS = {*OPTION_NAMES, *ManyOptions.__annotations__} - {"environment"}
+T = TypeVar("T")
+
+
+class GroupOptions(OptionsButCallbacks, ManyOptions, total=False):
+    """The options of `Group.run`: those of a command, but where it runs, and of many."""
+
+    on_stdout: Callable[[str, str], object] | None
+    on_stderr: Callable[[str, str], object] | None
+
+
+FANNED = {**DEFAULTS, "concurrency": FANOUT}
+RUN_DEFAULTS = {**FANNED, **COMMAND_DEFAULTS}
+MANY = ManyOptions.__annotations__.keys()
+RUN = {*GroupOptions.__annotations__, "waves", "live"}
+MAP = {*MANY, "waves"}
+GET = {*MANY, "preserve", "on_progress"}
+PUT = {*GET, "waves"}
 
 HOST = re.compile(r"\{host\}")
 PLAIN_NAME = re.compile(r"(?![0-9]+\Z)[A-Za-z0-9][A-Za-z0-9@:._-]*\Z")  # alike in all quotes
@@ -76,9 +100,14 @@ class Group(Closing, Sequence[Environment]):
             environment.
     """
 
-    def __init__(self, environments: Iterable[Environment | str], **options: Any) -> None:
+    @takes(SSHOptions, **SSH_DEFAULTS)
+    def __init__(
+        self, environments: Iterable[Environment | str], **options: Unpack[SSHOptions]
+    ) -> None:
         self._members: tuple[Environment, ...] = ()
-        hide_passwords(options)
+        known: Any = options
+        hide_passwords(known)  # before anything can be refused
+        check("Group", known, SSHOptions.__annotations__)
         if isinstance(environments, str | bytes | Mapping) or not isinstance(
             environments, Iterable
         ):
@@ -90,7 +119,7 @@ class Group(Closing, Sequence[Environment]):
                 f"{min(options)} is an option of SSH, for members that are given by name: here"
                 " are environments only, which have options of their own"
             )
-        self._members = tuple(_member(each, options) for each in given)
+        self._members = tuple(_member(each, known) for each in given)
         names = [member.name for member in self._members]
         twice = (
             {name for name in names if names.count(name) > 1}
@@ -102,14 +131,15 @@ class Group(Closing, Sequence[Environment]):
                 f"environments must have names of their own, not twice {min(twice)!r}"
             )
 
+    @takes(GroupOptions, **RUN_DEFAULTS)
     def run(
         self,
         command: PerHost,
         *,
         waves: Sequence[int | str] | None = None,
         live: bool = False,
-        **options: Any,
-    ) -> HostOutcomes:
+        **options: Unpack[GroupOptions],
+    ) -> HostOutcomes[Result]:
         """Run a command on every member.
 
         Args:
@@ -141,7 +171,7 @@ class Group(Closing, Sequence[Environment]):
 
         **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
         """
-        check("Group.run", options, OPTIONS)
+        check("Group.run", options, RUN)
         own: dict[str, Any] = {k: v for k, v in options.items() if k in OPTION_NAMES}
         rest: Any = {k: v for k, v in options.items() if k not in OPTION_NAMES}
         if not isinstance(live, bool):
@@ -163,13 +193,14 @@ class Group(Closing, Sequence[Environment]):
 
         return self._settle(self._members, make, "Group.run", rest, waves)
 
+    @takes(ManyOptions, **FANNED)
     def map(
         self,
-        fn: Callable[[Any], Any],
+        fn: Callable[[Any], T],
         *,
         waves: Sequence[int | str] | None = None,
         **options: Unpack[ManyOptions],
-    ) -> HostOutcomes:
+    ) -> HostOutcomes[T]:
         """Call a function for every member, many at once, each in a thread.
 
         Args:
@@ -188,6 +219,7 @@ class Group(Closing, Sequence[Environment]):
 
         **Blocking, cancellation, thread safety:** as `parallel_exec.all_settled`.
         """
+        check("Group.map", options, MAP)
         given: Any = fn
         if not is_function(given):
             raise checks.refuse("fn", fn, "a function of one environment")
@@ -201,12 +233,13 @@ class Group(Closing, Sequence[Environment]):
 
         return self._settle(self._members, make, "Group.map", options, waves)
 
+    @takes(ManyOptions, **FANNED)
     def put(
         self, source: Any, target: str | os.PathLike[str], *, preserve: bool = False,
         on_progress: Callable[[str, int, int | None], object] | None = None,
         waves: Sequence[int | str] | None = None,
         **options: Unpack[ManyOptions],
-    ) -> HostOutcomes:  # fmt: skip
+    ) -> HostOutcomes[Transfer]:  # fmt: skip
         """Copy a file or a directory to every member, many at a time; see `SSH.put`.
 
         Args:
@@ -224,16 +257,18 @@ class Group(Closing, Sequence[Environment]):
         Raises:
             ConfigError: An argument cannot be used; nothing was started.
         """
+        check("Group.put", options, PUT)
         if len(self) > 1 and not isinstance(source, str | os.PathLike):
             raise checks.refuse("source", source, "a path: a file object can be read only once")
         return self._copy_all("put", source, target, preserve, on_progress, options, waves)
 
+    @takes(ManyOptions, **FANNED)
     def get(
         self, source: str | os.PathLike[str], target: str | os.PathLike[str], *,
         preserve: bool = False,
         on_progress: Callable[[str, int, int | None], object] | None = None,
         **options: Unpack[ManyOptions],
-    ) -> HostOutcomes:  # fmt: skip
+    ) -> HostOutcomes[Transfer]:  # fmt: skip
         """Copy a file or a directory from every member; see `SSH.get`.
 
         Args:
@@ -249,6 +284,7 @@ class Group(Closing, Sequence[Environment]):
         Raises:
             ConfigError: An argument cannot be used; nothing was started.
         """
+        check("Group.get", options, GET)
         if len(self) > 1 and "{host}" not in file_path("target", target):
             raise checks.refuse("target", target, "a path with {host} in it, one file a host")
         return self._copy_all("get", source, target, preserve, on_progress, options)
@@ -262,7 +298,7 @@ class Group(Closing, Sequence[Environment]):
         on_progress: Callable[[str, int, int | None], object] | None,
         options: ManyOptions,
         waves: Sequence[int | str] | None = None,
-    ) -> HostOutcomes:
+    ) -> HostOutcomes[Transfer]:
         # By the member's own name: hosts may differ in their user or port alone.
         template = file_path("target", target, empty=True)
         return self._settle(
@@ -344,7 +380,7 @@ class Group(Closing, Sequence[Environment]):
         name: str,
         options: ManyOptions,
         waves: Sequence[int | str] | None = None,
-    ) -> HostOutcomes:
+    ) -> HostOutcomes[Any]:
         chosen: ManyOptions = {"concurrency": FANOUT, **options}
         if waves is None:
             return HostOutcomes(_outcomes(Many(items, make, name, chosen)), self)

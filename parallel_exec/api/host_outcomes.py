@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from parallel_exec.text import MESSAGE, plain, plain_lines
 from parallel_exec.values import hosts as nodes
@@ -13,7 +13,16 @@ from parallel_exec.values.outcome import Outcome, Outcomes, hosts_failed
 from parallel_exec.values.result import Result
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from parallel_exec.api.group import Group
+
+    # A `HostOutcomes` without type arguments is one of anything.
+    V_co = TypeVar("V_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    V_co = TypeVar("V_co", covariant=True)
 
 __all__ = ["HostOutcomes"]
 
@@ -24,17 +33,21 @@ LONGEST_ANSWER = 100_000  # characters of an answer in a report
 HOST = "{host}"
 
 
-class HostOutcomes(Outcomes[Any]):
+class HostOutcomes(Outcomes[V_co]):
     """The outcomes of a run on many hosts: by place, and by the name of the host."""
 
     __slots__ = ("_group", "_places")
 
-    def __init__(self, outcomes: Iterable[Outcome[Any]], group: Group) -> None:
+    def __init__(self, outcomes: Iterable[Outcome[V_co]], group: Group) -> None:
         super().__init__(outcomes)
         self._group = group
         self._places = {member.name: index for index, member in enumerate(group)}
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int | str) -> Outcome[V_co]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Outcomes[V_co]: ...
+    def __getitem__(self, index: int | str | slice) -> Outcome[V_co] | Outcomes[V_co]:
         if isinstance(index, str):
             return super().__getitem__(self._places[index])
         return super().__getitem__(index)
@@ -42,7 +55,7 @@ class HostOutcomes(Outcomes[Any]):
     def __contains__(self, item: object) -> bool:
         return item in self._places if isinstance(item, str) else super().__contains__(item)
 
-    def by_host(self) -> dict[str, Outcome[Any]]:
+    def by_host(self) -> dict[str, Outcome[V_co]]:
         """Return the outcomes by the names of their hosts."""
         return {
             name: super(HostOutcomes, self).__getitem__(at) for name, at in self._places.items()

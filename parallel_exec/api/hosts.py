@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 from parallel_exec.api.group import Group
+from parallel_exec.api.ssh_options import SSH_DEFAULTS, SSHOptions
 from parallel_exec.errors import ConfigError
 from parallel_exec.values import hosts as nodes
+from parallel_exec.values.options import check, takes
 from parallel_exec.values.secret import Secret, hide_passwords
 
 __all__ = ["READERS", "hosts"]
 
 
+KNOWN = {*SSHOptions.__annotations__, "file", "exclude"}
+
+
+@takes(SSHOptions, **SSH_DEFAULTS)
 def hosts(
     *texts: str | Iterable[str],
     file: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = (),
     exclude: str | Iterable[str] = (),
-    **options: Any,
+    **options: Unpack[SSHOptions],
 ) -> Group:
     """Return hosts as a group: ``px.hosts("web[01-20],db1", exclude="web07")``.
 
@@ -44,9 +50,11 @@ def hosts(
     """
     from parallel_exec.api.ssh import SSH
 
-    hide_passwords(options)
+    given: Any = options
+    hide_passwords(given)  # before anything can be refused
+    check("hosts", given, KNOWN)
     specs = nodes.parse(*_texts(texts), files=file, exclude=exclude)
-    return Group(SSH(spec.name, **{**options, **_options(spec)}) for spec in specs)
+    return Group(SSH(spec.name, **{**given, **_options(spec)}) for spec in specs)
 
 
 def _texts(given: Iterable[Any]) -> Iterator[str]:

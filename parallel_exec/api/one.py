@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import Any, Unpack
 
 from parallel_exec.api.environments import place_of
+from parallel_exec.api.run_options import RUN_DEFAULTS, RunOptions
 from parallel_exec.engine.cancel import CancelToken
 from parallel_exec.engine.future import CommandFuture
 from parallel_exec.engine.retry import RetryLike, policy
@@ -15,35 +16,17 @@ from parallel_exec.engine.task import Task
 from parallel_exec.engine.work import Shell
 from parallel_exec.observers import log
 from parallel_exec.values import checks
-from parallel_exec.values.command import COMMAND_DEFAULTS, Command, CommandLike, Options
+from parallel_exec.values.command import Command, CommandLike
 from parallel_exec.values.options import check, takes
 from parallel_exec.values.result import Result
-
-if TYPE_CHECKING:
-    from parallel_exec.api.environments import Environment
 
 __all__ = ["CommandFuture", "RunOptions", "run", "submit"]
 
 
-class RunOptions(Options, total=False):
-    """The options of `run` and `submit`: those of a `Command`, and these.
-
-    Attributes:
-        environment: Where to run; this machine by default.
-        retry: When to try again; see `Retry`. None: never.
-        cancel: A token that stops it.
-    """
-
-    environment: Environment | None
-    retry: RetryLike | None
-    cancel: CancelToken | None
+KNOWN = RunOptions.__annotations__.keys()
 
 
-KNOWN = Options.__annotations__.keys() | RunOptions.__annotations__.keys()
-DEFAULTS = {**COMMAND_DEFAULTS, "environment": None, "retry": None, "cancel": None}
-
-
-@takes(Options, RunOptions, **DEFAULTS)
+@takes(RunOptions, **RUN_DEFAULTS)
 def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     """Run one command and wait for its end.
 
@@ -97,7 +80,7 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
     return result
 
 
-@takes(Options, RunOptions, **DEFAULTS)
+@takes(RunOptions, **RUN_DEFAULTS)
 def submit(command: CommandLike, **options: Unpack[RunOptions]) -> CommandFuture:
     """Start one command and go on; its future gives the result.
 

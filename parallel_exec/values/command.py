@@ -36,8 +36,8 @@ class Readable(Protocol):
 Input = bytes | str | Secret | Readable
 
 
-class Options(TypedDict, total=False):
-    """The options of a command, by keyword; `Command` describes them."""
+class OptionsButCallbacks(TypedDict, total=False):
+    """The `Options` but for those that get the output, which get more of it from hosts."""
 
     env: Mapping[str, Word | None] | None
     cwd: str | os.PathLike[str] | None
@@ -48,11 +48,16 @@ class Options(TypedDict, total=False):
     max_output_bytes: int | None
     capture: bool
     label: str | None
-    on_stdout: Callable[[str], object] | None
-    on_stderr: Callable[[str], object] | None
     encoding: str
     sudo: bool | str | None
     idle_timeout: float | timedelta | None
+
+
+class Options(OptionsButCallbacks, total=False):
+    """The options of a command, by keyword; `Command` describes them."""
+
+    on_stdout: Callable[[str], object] | None
+    on_stderr: Callable[[str], object] | None
 
 
 PLACEHOLDER = re.compile(r"\{\}")
@@ -284,7 +289,7 @@ class Command:
         return hash((self.args, self.shell, self.cwd, self.timeout, self.label))
 
 
-CommandLike = str | Sequence[Word] | Command
+CommandLike = str | Sequence[Word | bytes | os.PathLike[str]] | Command
 
 
 class Script:

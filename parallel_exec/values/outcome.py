@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import field, fields
-from typing import Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from parallel_exec.errors import RunFailedError
 from parallel_exec.text import plain
@@ -74,6 +74,17 @@ class Outcome(Generic[T_co]):
         return self.value  # type: ignore[return-value]
 
 
+if TYPE_CHECKING:
+    # What is known of an outcome by its status. Each is an `Outcome`, and nothing else.
+    class Fulfilled(Outcome[T_co]):
+        value: T_co
+
+    class Failed(Outcome[T_co]):
+        reason: BaseException
+else:
+    Fulfilled = Failed = Outcome
+
+
 class Outcomes(Sequence[Outcome[T_co]]):
     """The outcomes of a run, in task order: by place, and by label. Immutable.
 
@@ -92,26 +103,26 @@ class Outcomes(Sequence[Outcome[T_co]]):
     def __init__(self, outcomes: Iterable[Outcome[T_co]]) -> None:
         self._outcomes = tuple(outcomes)
 
-    def _having(self, status: Status) -> tuple[Outcome[T_co], ...]:
+    def _having(self, status: Status) -> tuple[Any, ...]:
         return tuple(outcome for outcome in self._outcomes if outcome.status == status)
 
     @property
-    def fulfilled(self) -> tuple[Outcome[T_co], ...]:
+    def fulfilled(self) -> tuple[Fulfilled[T_co], ...]:
         """The outcomes of the tasks that gave a value."""
         return self._having("fulfilled")
 
     @property
-    def rejected(self) -> tuple[Outcome[T_co], ...]:
+    def rejected(self) -> tuple[Failed[T_co], ...]:
         """The outcomes of the tasks that failed."""
         return self._having("rejected")
 
     @property
-    def cancelled(self) -> tuple[Outcome[T_co], ...]:
+    def cancelled(self) -> tuple[Failed[T_co], ...]:
         """The outcomes of the tasks that were started, then stopped."""
         return self._having("cancelled")
 
     @property
-    def skipped(self) -> tuple[Outcome[T_co], ...]:
+    def skipped(self) -> tuple[Failed[T_co], ...]:
         """The outcomes of the tasks that never started."""
         return self._having("skipped")
 

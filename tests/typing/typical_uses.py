@@ -39,6 +39,8 @@ def one_command() -> None:
     command = px.sh("grep {} {}", "pattern", Path("file"), timeout=1.5)
     assert_type(command, px.Command)
     px.run(["login", px.Secret("word")], input=b"yes", check=False)
+    px.run([Path("/bin/ls"), "-l", Path("file")])
+    px.all_settled([["wc", "-c", path] for path in Path().iterdir()])
 
 
 def refused() -> None:
@@ -46,6 +48,14 @@ def refused() -> None:
     px.run(3)  # type: ignore[arg-type]
     px.run("ls", timeout="3")  # type: ignore[arg-type]
     px.run("ls", time_out=3)  # type: ignore[call-arg]
+    px.nonsense  # type: ignore[attr-defined]  # noqa: B018 - the access is what is refused
+    px.hosts("web1", prot=22)  # type: ignore[call-arg]
+    with px.hosts("web1") as group:
+        group.run("ls", wavs=[1])  # type: ignore[call-arg]
+        group.map(str, concurrency="many")  # type: ignore[arg-type]
+        group.put("a", "b", preserv=True)  # type: ignore[call-arg]
+    with px.Local() as local:
+        local.run("ls", environment=local)  # type: ignore[call-arg]
 
 
 def environments() -> None:
@@ -65,11 +75,38 @@ def commands() -> None:
     assert_type(outcomes, px.Outcomes[px.Result])
     assert_type(outcomes[0], px.Outcome[px.Result])
     assert_type(outcomes.values(), list[px.Result])
-    assert_type(outcomes.rejected, tuple[px.Outcome[px.Result], ...])
+    assert_type(outcomes.fulfilled[0].value, px.Result)
+    assert_type(outcomes.rejected[0].reason, BaseException)
+    assert_type(outcomes[0].value, px.Result | None)
+    of_any_kind: tuple[px.Outcome[px.Result], ...] = outcomes.skipped + outcomes.fulfilled
+    del of_any_kind
     assert_type(px.any(["ls"]), px.Result)
     assert_type(px.race(["ls"]), px.Result)
     for outcome in px.as_completed(["ls"]):
         assert_type(outcome, px.Outcome[px.Result])
+
+
+def hosts() -> None:
+    """What hosts gave has the type of what they did."""
+
+    def heard(host: str, line: str) -> None:
+        del host, line
+
+    with px.hosts("web[1-3]", user="me", jump="gate", accept_new=True, sudo="www") as group:
+        outcomes = group.run("uptime", waves=[1, "50%"], timeout=3, on_stdout=heard)
+        assert_type(outcomes["web1"], px.Outcome[px.Result])
+        assert_type(outcomes[0].result(), px.Result)
+        assert_type(outcomes[:2], px.Outcomes[px.Result])
+        assert_type(outcomes.fulfilled[0].value, px.Result)
+        assert_type(outcomes.by_host(), dict[str, px.Outcome[px.Result]])
+        assert_type(outcomes.failed, px.Group)
+        any_outcomes: px.HostOutcomes = outcomes
+        del any_outcomes
+        assert_type(group.map(len)["web1"].result(), int)
+        assert_type(group.put("a", "b")["web1"].result(), px.Transfer)
+        assert_type(group.get("a", "{host}")["web1"].result(), px.Transfer)
+    with px.SSH("web1", config=False) as host:
+        assert_type(host.run(["ls", Path("/tmp")]), px.Result)
 
 
 def functions() -> None:

@@ -29,7 +29,7 @@ def test_outcomes_are_found_by_place_and_by_host() -> None:
     """The order is that of the members; a host's name finds its outcome."""
     outcomes = group().run("uptime")
     assert [outcome.ok for outcome in outcomes] == [True, True, True, True, False]
-    assert outcomes["web4"].value.text() == "down"
+    assert outcomes["web4"].result().text() == "down"
     assert outcomes["web4"] is outcomes[3]
     assert isinstance(outcomes["db"].reason, ConnectError)
     assert "web9" not in outcomes  # type: ignore[comparison-overlap]

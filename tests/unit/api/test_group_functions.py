@@ -316,7 +316,7 @@ def test_lines_are_heard_with_the_name_of_the_host() -> None:
     group.run(px.Command("echo own", on_stdout=own.append))
     assert own == ["own", "own"]
     with pytest.raises(ConfigError, match="on_stderr"):
-        group.run("true", on_stderr=5)
+        group.run("true", on_stderr=5)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="live"):
         group.run("true", live="yes")  # type: ignore[arg-type]
 
@@ -340,7 +340,7 @@ def test_live_prints_whole_lines_with_the_name_of_the_host(
     assert sorted(printed.out.splitlines()) == lines
     assert sorted(printed.err.splitlines()) == [f"web{n}: bad" for n in range(4)]
     assert len(heard) == 4
-    assert outcomes["web0"].value.lines()[0] == "part \x1b[31m1"
+    assert outcomes["web0"].result().lines()[0] == "part \x1b[31m1"
 
 
 def test_live_lines_stand_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -188,7 +188,7 @@ def test_a_cancel_and_a_deadline_end_it_as_ever() -> None:
     assert not untouched.cancelled
     assert statuses(hosts.run("x", waves=[1], deadline=0.1)) == "csss"
     with pytest.raises(ConfigError, match="cancel"):
-        hosts.run("x", waves=[1], cancel=5)
+        hosts.run("x", waves=[1], cancel=5)  # type: ignore[arg-type]
 
 
 def test_waves_hold_beside_other_limits() -> None:

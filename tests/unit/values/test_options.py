@@ -41,6 +41,15 @@ face: Any = px  # what is wrong here is not for type checkers
             lambda: face.LoadBalancer([len]).execute_many([], zzz=1),
             "execute_many has no option",
         ),
+        (lambda: face.hosts("a", usr=1), "hosts has no option usr= (given 1): did you mean user="),
+        (lambda: face.hosts("a", files="x"), "did you mean file=?"),
+        (lambda: face.hosts("a", pasword="y"), "hosts has no option pasword= (given ***): did you"),
+        (lambda: face.Group(["a"], usr=1), "Group has no option usr= (given 1): did you mean user"),
+        (lambda: face.Group([]).run("x", wave=[1]), "Group.run has no option wave= (given [1]): d"),
+        (lambda: face.Group([]).run("x", max_workers=1), "use concurrency="),
+        (lambda: face.Group([]).map(len, wavs=[1]), "Group.map has no option wavs= (given [1]): d"),
+        (lambda: face.Group([]).put("a", "b", preserv=1), "did you mean preserve=?"),
+        (lambda: face.Group([]).get("a", "b", progres=1), "Group.get has no option progres="),
     ],
 )
 def test_an_unknown_option_names_the_function_and_the_right_option(
@@ -60,7 +69,9 @@ def test_an_unknown_option_names_the_function_and_the_right_option(
         *(px.parallel_map, px.parallel_imap, px.parallel_filter, px.parallel_for_each),
         *(px.parallel_reduce, px.LoadBalancer.execute_many, px.RoundRobinDistributor.distribute),
         *(px.ParallelExecutor.execute_with_errors, px.AIMDController.execute),
-        *(px.SSH, px.ParallelExecutor, px.Retry),
+        *(px.SSH, px.ParallelExecutor, px.Retry, px.hosts, px.Group),
+        *(px.Group.run, px.Group.map, px.Group.put, px.Group.get),
+        *(px.Local.run, px.SSH.submit, px.Local.command),
     ],
 )
 def test_signatures_show_the_options(function: Callable[..., Any]) -> None:
@@ -75,6 +86,19 @@ def test_a_signature_has_the_defaults_that_hold() -> None:
     assert shown["kill_after"].default == px.Command("true").kill_after
     assert shown["encoding"].default == px.Command("true").encoding
     assert inspect.signature(px.all).parameters["concurrency"].default == px.DEFAULT_CONCURRENCY
+    assert inspect.signature(px.Group.map).parameters["concurrency"].default == 64
+
+
+@pytest.mark.parametrize("function", [px.hosts, px.Group])
+def test_the_options_of_hosts_are_those_of_ssh(function: Callable[..., Any]) -> None:
+    """A name and a default are the same wherever hosts are named."""
+    of_ssh = inspect.signature(px.SSH).parameters
+    shown = inspect.signature(function).parameters
+    known = [name for name in of_ssh if name not in ("self", "destination")]
+    assert {name: shown[name].default for name in known} == {
+        name: of_ssh[name].default for name in known
+    }
+    assert set(shown) - set(known) <= {"texts", "file", "exclude", "environments"}
 
 
 @pytest.mark.parametrize(

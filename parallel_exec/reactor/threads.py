@@ -51,6 +51,11 @@ class Thread(threading.Thread):
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
+        if (
+            threading.current_thread() is not self
+        ):  # there is no thread to be had, so this one does it
+            super().run()
+            return
         if self._signals is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._signals)
         try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
 
+from parallel_exec import reactor
 from parallel_exec.reactor import loop as module
 from parallel_exec.reactor.loop import LONGEST_LULL_MS, Reactor
 from parallel_exec.reactor.poller import READ
@@ -157,3 +159,17 @@ def test_stopping_starts_no_second_thread(loop: Reactor, monkeypatch: pytest.Mon
     monkeypatch.setattr(loop, "_start", lambda: pytest.fail("a second thread was started"))
     loop.stop()
     assert not thread.is_alive()
+
+
+def test_a_thread_that_is_run_by_its_caller_leaves_its_signals_alone() -> None:
+    """Where no thread is to be had, a caller does the work itself: it must not end with its
+    signals blocked, as the threads of the library do.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    called: list[int] = []
+    reactor.Thread(target=called.append, args=(1,), name="never started").run()
+    try:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert called == [1]

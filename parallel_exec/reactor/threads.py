@@ -51,9 +51,7 @@ class Thread(threading.Thread):
 
     def run(self) -> None:
         """See `threading.Thread.run`."""
-        if (
-            threading.current_thread() is not self
-        ):  # there is no thread to be had, so this one does it
+        if threading.current_thread() is not self:  # a caller does it, for want of a thread
             super().run()
             return
         if self._signals is not None:

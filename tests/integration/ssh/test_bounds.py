@@ -190,6 +190,10 @@ class Bounds:
 
         return self.ends(self.hostile(OpensNothing()).host(connect_timeout=SHORT))
 
+    def a_command_to_print_something(self) -> BaseException | None:
+        host = self.hostile(Waits()).host(connect_timeout=LONG)
+        return self.ends(host, idle_timeout=SHORT, kill_after=LONG)
+
     def a_command_to_end(self) -> BaseException | None:
         host = self.hostile(Waits()).host(connect_timeout=LONG)
         return self.ends(host, timeout=SHORT, kill_after=LONG)

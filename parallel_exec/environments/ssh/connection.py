@@ -26,6 +26,7 @@ from parallel_exec.environments.ssh.packets import BrokenError, Message, Packeti
 from parallel_exec.environments.ssh.sending import MOST_PATIENT, STUCK_LOOK_S, Sending
 from parallel_exec.environments.ssh.words import said
 from parallel_exec.errors import ConnectError, ConnectTimeoutError
+from parallel_exec.reactor import threads
 from parallel_exec.text import MESSAGE, plain
 from parallel_exec.values.secret import Secret, mask_text
 
@@ -178,9 +179,11 @@ class Transport(_Added, paramiko.Transport):  # type: ignore[misc]
 
     def run(self) -> None:
         """Read, in a thread of its own, until the connection ends."""
+        threads.block_signals()  # they are the program's: its main thread may wait for one
         try:
             super().run()
         finally:
+            threads.end_blocking()
             with self.lock:
                 channels = list(self._open.values())
                 self._open.clear()

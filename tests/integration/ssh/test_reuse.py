@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import sys
 import threading
 import time
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -186,6 +189,18 @@ def _close_at_once(backend: px.SSH) -> None:
     backend.close()
     connecting = [t.name for t in threading.enumerate() if " connect " in t.name]
     assert connecting == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_reading_thread_leaves_signals_to_the_program(sshd: Server) -> None:
+    """A main thread that waits for a signal gets it: the thread of a connection blocks all."""
+    backend = sshd.backend()
+    run(backend, "true")
+    assert backend._pool is not None
+    reading = backend._pool._connections[0].transport
+    status = Path(f"/proc/self/task/{reading.native_id}/status").read_text()
+    (blocked,) = re.findall(r"SigBlk:\s*([0-9a-f]+)", status)
+    assert int(blocked, 16) >> (signal.SIGTERM - 1) & 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

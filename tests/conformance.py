@@ -7,6 +7,7 @@ commands of the environment itself, and keep their files in a folder made there.
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from parallel_exec.errors import (
     CommandFailedError,
     CommandIdleError,
     CommandNotFoundError,
+    CommandStartError,
     CommandTimeoutError,
     ExecutorClosedError,
     OutputLimitError,
@@ -367,6 +370,127 @@ class Conformance:
         lines = Lines()
         assert environment.run(script, on_stdout=lines).text() == "caf�\n"
         assert lines.seen() == ["caf�"]
+
+    # Where output goes
+
+    def test_output_goes_to_files(self, environment: px.Environment, tmp_path: Path) -> None:
+        """A path takes a stream byte for byte, and what stood there before is gone."""
+        out, err = tmp_path / "out", tmp_path / "err"
+        out.write_text("what was there before, which is longer")
+        octal = "".join(f"\\{byte:03o}" for byte in range(256))
+        result = environment.run(f"printf '{octal}'; echo e >&2", stdout=out, stderr=str(err))
+        assert (out.read_bytes(), err.read_bytes()) == (bytes(range(256)), b"e\n")
+        assert (result.stdout, result.stderr, result.ok) == (b"", b"", True)
+
+    def test_streams_go_each_its_way(self, environment: px.Environment, tmp_path: Path) -> None:
+        """What is not sent elsewhere is captured, or discarded if it is not to be."""
+        script = "echo o; echo e >&2"
+        result = environment.run(script, stdout=tmp_path / "1")
+        assert (result.stdout, result.stderr) == (b"", b"e\n")
+        result = environment.run(script, stderr=tmp_path / "2")
+        assert (result.stdout, result.stderr) == (b"o\n", b"")
+        result = environment.run(script, stdout=tmp_path / "3", capture=False)
+        assert (result.stdout, result.stderr) == (b"", b"")
+        assert [(tmp_path / name).read_text() for name in "123"] == ["o\n", "e\n", "o\n"]
+
+    def test_much_output_goes_to_a_file(self, environment: px.Environment, tmp_path: Path) -> None:
+        """All of a large output is in the file when the call returns, seen on its way or not."""
+        data = os.urandom(3_000_000)
+        options: Any
+        for number, options in enumerate(({}, {"max_output_bytes": 3_000_000})):
+            file = tmp_path / str(number)
+            environment.run(["cat"], input=data, stdout=file, **options)
+            assert file.read_bytes() == data
+
+    def test_file_grows_as_output_comes(self, environment: px.Environment, tmp_path: Path) -> None:
+        """What a command has printed is in the file while it runs."""
+        options: Any
+        for number, options in enumerate(({}, {"on_stdout": Lines()})):
+            file = tmp_path / str(number)
+            pipe: Any = Pipe()
+            future = environment.submit(["cat"], input=pipe, stdout=file, **options)
+            pipe.send(b"first\n")
+            eventually(partial(_has, file, b"first\n"), "a line in a file")
+            pipe.send(b"second")
+            pipe.end()
+            assert future.result(PATIENCE_S).ok
+            assert file.read_bytes() == b"first\nsecond"
+
+    def test_stderr_is_merged_in_order(self, environment: px.Environment, tmp_path: Path) -> None:
+        """Both streams are one, as they were written, wherever that goes."""
+        script = "for n in $(seq 300); do echo o$n; echo e$n >&2; done"
+        lines = [line for n in range(1, 301) for line in (f"o{n}", f"e{n}")]
+        heard = Lines()
+        result = environment.run(script, stderr="stdout", on_stdout=heard)
+        assert (result.lines(), result.stderr, heard.seen()) == (lines, b"", lines)
+        result = environment.run(script, stdout=tmp_path / "both", stderr="stdout")
+        assert (result.stdout, result.stderr) == (b"", b"")
+        assert (tmp_path / "both").read_text().splitlines() == lines
+        with pytest.raises(CommandFailedError, match="last words"):
+            environment.run(["sh", "-c", "echo last words >&2; exit 3"], stderr="stdout")
+
+    def test_inherited_streams_are_the_programs_own(
+        self, environment: px.Environment, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """What is inherited comes out of this program, each stream at its own place."""
+        result = environment.run("echo out; echo err >&2", stdout="inherit", stderr="inherit")
+        assert (result.stdout, result.stderr) == (b"", b"")
+        assert capfd.readouterr() == ("out\n", "err\n")
+        environment.run("echo out; echo err >&2", stdout="inherit", stderr="stdout")
+        assert capfd.readouterr() == ("out\nerr\n", "")
+        result = environment.run("echo out; echo err >&2", stderr="inherit", max_output_bytes=4)
+        assert (result.stdout, capfd.readouterr()) == (b"out\n", ("", "err\n"))
+
+    def test_files_count_for_limits_and_callbacks(
+        self, environment: px.Environment, tmp_path: Path
+    ) -> None:
+        """The lines of a file are heard, its bytes counted, its silence noticed."""
+        file = tmp_path / "file"
+        lines = Lines()
+        environment.run("echo a; echo b", stdout=file, on_stdout=lines)
+        assert (file.read_text(), lines.seen()) == ("a\nb\n", ["a", "b"])
+        with pytest.raises(OutputLimitError):
+            environment.run("while :; do echo 123456789; done", stdout=file, max_output_bytes=100)
+        assert file.read_bytes() == b"123456789\n" * 10
+        with pytest.raises(CommandIdleError):
+            environment.run("echo seen; exec sleep 100000", stdout=file, idle_timeout=0.5)
+        assert file.read_text() == "seen\n"
+
+    def test_file_has_what_came_before_a_timeout(
+        self, environment: px.Environment, tmp_path: Path
+    ) -> None:
+        """A command that is ended leaves in the file what it had printed."""
+        with pytest.raises(CommandTimeoutError):
+            environment.run("echo seen; exec sleep 100000", stdout=tmp_path / "out", timeout=0.5)
+        assert (tmp_path / "out").read_text() == "seen\n"
+
+    def test_missing_folder_is_refused_before_anything_starts(
+        self, environment: px.Environment, folder: str, tmp_path: Path
+    ) -> None:
+        """A file that cannot be there is an error that names it, and nothing has run."""
+        for name in ("stdout", "stderr"):
+            options: Any = {name: tmp_path / "none" / "file"}
+            with pytest.raises(CommandStartError, match=rf"{name}='.*none/file' cannot be"):
+                environment.run("touch ran", cwd=folder, **options)
+        with pytest.raises(CommandStartError, match="directory"):
+            environment.run("touch ran", cwd=folder, stdout=tmp_path)
+        assert environment.run("ls", cwd=folder).text() == ""
+
+    def test_file_that_takes_no_more_ends_it(self, environment: px.Environment) -> None:
+        """What this library writes, and cannot, is an error with the path; the command ends."""
+        with pytest.raises(OSError, match="/dev/full") as caught:
+            environment.run(
+                "while :; do echo x; sleep 0.05; done", stdout="/dev/full", max_output_bytes=1 << 30
+            )
+        assert caught.value.errno == errno.ENOSPC
+
+    def test_background_children_that_print_to_a_file_get_time(
+        self, environment: px.Environment, tmp_path: Path
+    ) -> None:
+        """Children that are left behind may finish what they print, as where it is captured."""
+        script = "(sleep 0.5; echo late) & echo early"
+        environment.run(script, stdout=tmp_path / "out", kill_after=60)
+        assert (tmp_path / "out").read_text() == "early\nlate\n"
 
     # Endings
 
@@ -793,6 +917,11 @@ def _dead(environment: px.Environment, pid: str) -> bool:
     """Return whether a process has ended there."""
     state = environment.run(f"ps -o stat= -p {pid}", check=False).text().strip()
     return state[:1] in ("", "Z")
+
+
+def _has(file: Path, content: bytes) -> bool:
+    """Return whether a file is there and has that in it."""
+    return file.exists() and file.read_bytes() == content
 
 
 def eventually(look: Callable[[], object], what: str) -> None:

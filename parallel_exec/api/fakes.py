@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from typing import Any
 
 from parallel_exec import reactor
 from parallel_exec.api.environments import Runnable
+from parallel_exec.environments import redirect
 from parallel_exec.environments.base import EndReason, Ticket, report_beginning
-from parallel_exec.errors import ExecutorClosedError
+from parallel_exec.errors import CommandStartError, ExecutorClosedError
 from parallel_exec.reactor import Clock, Timer
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
+from parallel_exec.values.streams import INHERIT, MERGED
 
 __all__ = ["FakeClock", "FakeEnvironment", "FakeReply"]
 
@@ -123,6 +126,11 @@ class FakeEnvironment(Runnable):
         if self._closed:
             clock.post(ticket.settled, ExecutorClosedError("this environment has been closed"))
             return execution
+        try:
+            redirect.check_folders(command, self._name)
+        except CommandStartError as error:
+            clock.post(ticket.settled, error)
+            return execution
         self.commands.append(str(command.replace(label=None)))
         self._running.add(execution)
         report_beginning(ticket)
@@ -196,12 +204,18 @@ class _FakeExecution:
         if reply.error is not None and stopped is None:
             self._ticket.settled(reply.error)
             return
+        printed = (self._bytes(reply.stdout), self._bytes(reply.stderr))
+        try:
+            stdout, stderr = self._divert(*(printed if stopped is None else (b"", b"")))
+        except OSError as error:
+            self._ticket.settled(error)
+            return
         self._ticket.settled(
             Result(
                 command=self._command,
                 environment=self._environment.name,
-                stdout=self._bytes(reply.stdout) if stopped is None else b"",
-                stderr=self._bytes(reply.stderr) if stopped is None else b"",
+                stdout=stdout,
+                stderr=stderr,
                 exit_code=reply.exit_code if stopped is None and reply.signal is None else None,
                 signal=reply.signal if stopped is None else "SIGTERM",
                 stopped=stopped,
@@ -211,6 +225,26 @@ class _FakeExecution:
                 attempts=self._ticket.attempts,
             )
         )
+
+    def _divert(self, *printed: bytes) -> tuple[bytes, bytes]:
+        """Write what goes elsewhere; return what is left for the result."""
+        command, name = self._command, self._environment.name
+        left = list(printed)
+        if command.stderr == MERGED:
+            left = [b"".join(printed), b""]
+        for stream, where in enumerate((command.stdout, command.stderr)):
+            if where is None or (stream, where) == (1, MERGED):
+                continue
+            if where == INHERIT:
+                redirect.write_all(redirect.inherited(stream, command, name), left[stream])
+            else:
+                fd = redirect.open_file(stream, command, name)
+                try:
+                    redirect.write_all(fd, left[stream])
+                finally:
+                    os.close(fd)
+            left[stream] = b""
+        return left[0], left[1]
 
     def _bytes(self, text: str | bytes) -> bytes:
         if isinstance(text, bytes):

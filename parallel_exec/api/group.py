@@ -24,7 +24,7 @@ from parallel_exec.errors import ConfigError
 from parallel_exec.limits.composed import AllOf
 from parallel_exec.observers.live import print_line
 from parallel_exec.text import MESSAGE, plain
-from parallel_exec.values import checks, hosts as nodes, shell
+from parallel_exec.values import checks, hosts as nodes, shell, streams
 from parallel_exec.values.command import (
     COMMAND_DEFAULTS,
     OPTION_NAMES,
@@ -161,7 +161,8 @@ class Group(Closing, Sequence[Environment]):
             **options: Those of `Command` and those of `ManyOptions`; a `timeout` is the
                 command's. ``concurrency`` is 64 by default. `on_stdout` and `on_stderr`
                 are called with the member's name and the line; those of a `Command`
-                itself with the line.
+                itself with the line. A path given as `stdout` or `stderr` has ``{host}``
+                in it, for the name of the member.
 
         Returns:
             The outcomes, in the order of the members and by the name of the host.
@@ -179,6 +180,9 @@ class Group(Closing, Sequence[Environment]):
         for name in ("on_stdout", "on_stderr"):
             if own.get(name) is not None and not is_function(own[name]):
                 raise checks.refuse(name, own[name], "a function of a host's name and a line")
+        for name in ("stdout", "stderr"):
+            of_command = getattr(command, name) if isinstance(command, Command) else None
+            _check_stream(name, own.get(name, of_command), len(self), live)
         work = work_of(executor_of(rest), rest.get("timeout"))
         bind = partial(self._bound, options=own, live=live)
         if not callable(command):
@@ -365,13 +369,17 @@ class Group(Closing, Sequence[Environment]):
     def _bound(
         self, member: Environment, command: CommandLike, *, options: dict[str, Any], live: bool
     ) -> Command:
-        heard = {}
-        for name in ("on_stdout", "on_stderr"):
-            call = options.get(name)
-            if call is not None or live:
-                stream = name.removeprefix("on_") if live else None
-                heard[name] = partial(_hear, member.name, call, stream)
-        return member.command(command, **{**options, **heard})
+        own: dict[str, Any] = {}
+        for name in ("stdout", "stderr"):
+            call = options.get(f"on_{name}")
+            where = options.get(name, getattr(command, name, None))
+            # Where stderr goes with stdout, its lines are heard there.
+            if call is not None or (live and (name, where) != ("stderr", streams.MERGED)):
+                hear = partial(_hear, member.name, call, name if live else None)
+                own[f"on_{name}"] = hear
+            if where is not None and streams.is_path(where := streams.target(name, where)):
+                own[name] = for_host(name, where, member.name)
+        return member.command(command, **{**options, **own})
 
     def _settle(
         self,
@@ -488,6 +496,21 @@ def _filled(text: str, name: str) -> str:
         parts += [text[end : place.found.start()], shell.put_in(name, place.quotes)]
         end = place.found.end()
     return "".join([*parts, text[end:]])
+
+
+def _check_stream(name: str, where: object, hosts: int, live: bool) -> None:
+    """Refuse one file for many hosts, and what cannot be printed line by line.
+
+    Raises:
+        ConfigError: `where`, given for all hosts, is such.
+    """
+    if where is None:
+        return
+    given = streams.target(name, where)
+    if live and given == streams.INHERIT:
+        raise ConfigError(f"{name}='inherit' cannot go with live=True, which prints its lines")
+    if hosts > 1 and streams.is_path(given) and "{host}" not in given:
+        raise checks.refuse(name, where, "a path with {host} in it, one file a host")
 
 
 def _hear(

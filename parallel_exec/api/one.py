@@ -34,8 +34,8 @@ def run(command: CommandLike, **options: Unpack[RunOptions]) -> Result:
         command: A list of words, run without a shell; a string, run by ``/bin/sh``; or
             a `Command`.
         **options: Those of `Command` (``env cwd input timeout kill_after check
-            max_output_bytes capture label on_stdout on_stderr encoding``), and
-            `environment`, `retry`, `cancel`.
+            max_output_bytes capture label on_stdout on_stderr encoding sudo
+            idle_timeout stdout stderr``), and `environment`, `retry`, `cancel`.
 
     Returns:
         What it produced.

@@ -1,16 +1,20 @@
-"""Output on its way from a command to its user: kept, limited, split into lines."""
+"""Output on its way from a command to its user: kept, limited, written, split into lines."""
 
 from __future__ import annotations
 
 import codecs
 import io
+import os
 import threading
 import time
 from collections.abc import Callable
 
+from parallel_exec.environments.redirect import write_all
 from parallel_exec.reactor import report
+from parallel_exec.reactor.lifecycle import STARTING
 from parallel_exec.reactor.mailbox import Mailbox
 from parallel_exec.values.command import Command
+from parallel_exec.values.streams import INHERIT
 
 __all__ = ["LineSplitter", "Output"]
 
@@ -75,14 +79,16 @@ class LineSplitter:
 
 
 class Output:
-    """What a command prints: keeps it, counts it, hands its lines to callbacks.
+    """What a command prints: keeps it, counts it, writes it, hands its lines to callbacks.
 
-    `take` and `close` are called by the one thread that reads the command's output.
-    Callbacks run in a thread of the command's own, in order. When they fall behind,
-    `full` is true and the reader shall pause until `resume` is called, from any thread.
+    `take` and `close` are called by the one thread that reads the command's output. Writes
+    to files, which may block, and callbacks are made in a thread of the command's own, in
+    order. When they fall behind, `full` is true and the reader shall pause until `resume`
+    is called, from any thread.
 
     Attributes:
-        live: Whether somebody waits for its lines.
+        live: Whether somebody waits for its lines, or a file.
+        error: Why a file could not be written, once it could not; `resume` is called then.
         heard: When the last of it came, in monotonic seconds; counted for `idle_timeout`.
 
     One lock: it guards the backlog's counter; callbacks are made outside of it.
@@ -97,14 +103,22 @@ class Output:
         "_lock",
         "_mailbox",
         "_resume",
+        "_files",
         "_splitters",
+        "_targets",
         "_timed",
+        "error",
         "heard",
         "live",
     )
 
     def __init__(self, command: Command, resume: Callable[[], object]) -> None:
-        self._capture = command.capture
+        capture = command.capture
+        self._capture = (capture and command.stdout is None, capture and command.stderr is None)
+        self._targets = (command.stdout, command.stderr)
+        self._files: list[int] | None = None
+        self.error: OSError | None = None
+        self._resume = resume
         self._kept: list[bytes | io.BytesIO] | tuple[bytes, bytes] = NOTHING
         self._left = command.max_output_bytes
         self._timed = command.idle_timeout is not None
@@ -112,12 +126,26 @@ class Output:
         self._mailbox: Mailbox | None = None
         self.live = command.on_stdout is not None or command.on_stderr is not None
         if self.live:
-            self._mailbox = Mailbox("parallel_exec lines")
-            self._calls = (command.on_stdout, command.on_stderr)
+            self._open_mailbox()
             self._splitters = (LineSplitter(command.encoding), LineSplitter(command.encoding))
+        self._calls = (command.on_stdout, command.on_stderr)
+
+    def _open_mailbox(self) -> None:
+        if self._mailbox is None:
+            self._mailbox = Mailbox("parallel_exec lines")
             self._lock = threading.Lock()
             self._backlog = 0
-            self._resume = resume
+
+    def write_to(self, stream: int, fd: int) -> None:
+        """Have what comes on a stream written to a file, before the first of it comes.
+
+        Its descriptor is closed in the end, but for one of the program's own streams.
+        """
+        if self._files is None:
+            self._files = [-1, -1]
+        self._files[stream] = fd
+        self.live = True
+        self._open_mailbox()
 
     def take(self, stream: int, data: bytes) -> bool:
         """Take bytes of STDOUT or STDERR; return False if they are more than the limit.
@@ -127,18 +155,23 @@ class Output:
         within = True
         if self._timed:
             self.heard = time.monotonic()
-        if self._left is not None:
+        if self._left is not None and self._targets[stream] != INHERIT:
             if len(data) > self._left:
                 data = data[: self._left]
                 within = False
             self._left -= len(data)
-        if self._capture:
+        if self._capture[stream]:
             self._keep(stream, data)
-        if self._mailbox is not None and self._calls[stream] is not None:
+        if self._mailbox is not None and self._handed_on(stream):
             with self._lock:
                 self._backlog += len(data)
             self._mailbox.put(self._call, stream, data, False)
         return within
+
+    def _handed_on(self, stream: int) -> bool:
+        """Return whether what comes on a stream goes to a callback or a file."""
+        written = self._files is not None and self._files[stream] >= 0
+        return written or self._calls[stream] is not None
 
     def _keep(self, stream: int, data: bytes) -> None:
         """Mostly there is one piece, or none; more of them go where they need not be copied."""
@@ -156,8 +189,8 @@ class Output:
 
     def discards(self, stream: int) -> bool:
         """Return whether nobody wants to know what comes on a stream."""
-        wanted = self._capture or self._left is not None or self._timed
-        return not wanted and (self._mailbox is None or self._calls[stream] is None)
+        wanted = self._capture[stream] or self._left is not None or self._timed
+        return not wanted and not self._handed_on(stream)
 
     @property
     def full(self) -> bool:
@@ -175,14 +208,26 @@ class Output:
         return self.heard
 
     def close(self, done: Callable[[], object]) -> None:
-        """Call `done` when the last callback has returned: at once if there is none."""
+        """Call `done` when all is written and the last callback has returned: at once if there
+        is neither file nor callback.
+        """
         if self._mailbox is None:
             done()
             return
         for stream in (STDOUT, STDERR):
             if self._calls[stream] is not None:
                 self._mailbox.put(self._call, stream, b"", True)
+        if self._files is not None:
+            self._mailbox.put(self.close_files)
         self._mailbox.put(done)
+
+    def close_files(self) -> None:
+        """Close its files, where none is written any more or none was. Idempotent."""
+        with STARTING:  # not during a fork, whose child closes them, too
+            files, self._files = self._files, None
+            for fd in files or ():
+                if fd > 2:
+                    os.close(fd)
 
     def kept(self) -> tuple[bytes, bytes]:
         """Return what was captured of STDOUT and STDERR."""
@@ -192,13 +237,19 @@ class Output:
         return out, err
 
     def _call(self, stream: int, data: bytes, final: bool) -> None:
-        call = self._calls[stream]
-        assert call is not None
-        for line in self._splitters[stream].feed(data, final=final):
+        if self._files is not None and self._files[stream] >= 0 and self.error is None:
             try:
-                call(line)
-            except BaseException:  # a SystemExit, too: the command's end is told after this
-                report("a callback for output raised: %r", call)
+                write_all(self._files[stream], data)
+            except OSError as error:
+                self.error = OSError(error.errno, error.strerror, self._targets[stream])
+                self._resume()
+        call = self._calls[stream]
+        if call is not None:
+            for line in self._splitters[stream].feed(data, final=final):
+                try:
+                    call(line)
+                except BaseException:  # a SystemExit, too: the command's end is told after this
+                    report("a callback for output raised: %r", call)
         with self._lock:
             was_full = self._backlog > BACKLOG
             self._backlog -= len(data)

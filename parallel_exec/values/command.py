@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 
 from parallel_exec.errors import ConfigError
-from parallel_exec.values import checks, shell
+from parallel_exec.values import checks, shell, streams
 from parallel_exec.values.frozen import frozen
 from parallel_exec.values.functions import is_function
 from parallel_exec.values.names import user_fault
@@ -51,6 +51,8 @@ class OptionsButCallbacks(TypedDict, total=False):
     encoding: str
     sudo: bool | str | None
     idle_timeout: float | timedelta | None
+    stdout: str | os.PathLike[str] | None
+    stderr: str | os.PathLike[str] | None
 
 
 class Options(OptionsButCallbacks, total=False):
@@ -86,7 +88,8 @@ class Command:
             lost connection are always errors.
         max_output_bytes: Bytes kept of stdout and stderr together; one more ends
             the command with `OutputLimitError`. None: no limit.
-        capture: Whether the output is kept in the result.
+        capture: Whether the output is kept in the result. With False it is discarded, but for
+            callbacks and for what `stdout` and `stderr` send elsewhere.
         label: How reports and errors call it. None: the words themselves.
         on_stdout: Called with each line of stdout while the command runs, as str
             without its line end. It runs in a thread of its own for each command;
@@ -101,6 +104,14 @@ class Command:
         idle_timeout: Seconds without a byte of output, on either stream, after which it is
             ended with `CommandIdleError`, whether or not the output is kept. The time in
             which its output waits for slow callbacks does not count. None: no limit.
+        stdout: Where its stdout goes. None: into the result. "inherit": to this program's own
+            stdout (descriptor 1, not `sys.stdout`). A path, on this machine wherever the
+            command runs: to that file, which is emptied first and grows as output comes;
+            relative ones are relative to the directory of this program. What goes
+            elsewhere is not in the result. With a path `on_stdout` is called and
+            `max_output_bytes` and `idle_timeout` count; what is inherited is not seen.
+        stderr: The same for stderr. "stdout": to wherever stdout goes, both in order, and so
+            in `Result.stdout` if it is captured, and to `on_stdout`.
 
     Raises:
         ConfigError: A value cannot be used; the message names it.
@@ -122,6 +133,8 @@ class Command:
     environment: Backend | None = None
     sudo: bool | str | None = None
     idle_timeout: float | None = None
+    stdout: str | None = None
+    stderr: str | None = None
     shell: bool = field(default=False, init=False)
 
     if TYPE_CHECKING:
@@ -144,6 +157,8 @@ class Command:
             environment: Backend | None = None,
             sudo: bool | str | None = None,
             idle_timeout: float | timedelta | None = None,
+            stdout: str | os.PathLike[str] | None = None,
+            stderr: str | os.PathLike[str] | None = None,
         ) -> None: ...
 
     @staticmethod
@@ -200,6 +215,12 @@ class Command:
             raise checks.refuse("environment", self.environment, "a place for commands")
         if self.sudo is not None:
             check_sudo(self.sudo)
+        if self.stdout is not None or self.stderr is not None:
+            if self.stdout is not None:
+                put(self, "stdout", streams.target("stdout", self.stdout))
+            if self.stderr is not None:
+                put(self, "stderr", streams.target("stderr", self.stderr))
+            streams.check_together(self)
         if self.encoding is not UTF_8:
             _check_encoding(self.encoding)
         if self.input is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_slow_reply_prints_nothing_meanwhile() -> None:
         fake.run("work", idle_timeout=0.01)
     assert (caught.value.result.stopped, caught.value.result.stdout) == ("idle", b"")
     assert fake.run("work", idle_timeout=60).text() == "done"
+
+
+def test_output_goes_where_the_command_sends_it(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Files, merging and the program's own streams are as with commands that run."""
+    fake = FakeEnvironment({"work": FakeReply(stdout="o", stderr="e")})
+    result = fake.run("work", stdout=tmp_path / "out")
+    assert ((tmp_path / "out").read_text(), result.stdout, result.stderr) == ("o", b"", b"e")
+    assert fake.run("work", stderr="stdout").stdout == b"oe"
+    assert fake.run("work", stdout="inherit").stderr == b"e"
+    assert capfd.readouterr().out == "o"
+    with pytest.raises(px.errors.ConfigError, match="none"):
+        fake.run("work", stdout=tmp_path / "none" / "out")
 
 
 def test_an_environment_that_raises_fails_its_task_and_hangs_nobody() -> None:

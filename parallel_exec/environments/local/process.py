@@ -27,7 +27,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 from parallel_exec import reactor
-from parallel_exec.environments import room
+from parallel_exec.environments import redirect, room
 from parallel_exec.environments.base import EndReason, Ticket, report_beginning
 from parallel_exec.environments.input import FileReader
 from parallel_exec.environments.local import kernel
@@ -41,7 +41,7 @@ from parallel_exec.environments.local.collect import (
     collect,
     drain,
 )
-from parallel_exec.environments.local.spawn import PIPE, SCARCE, Variables, spawn
+from parallel_exec.environments.local.spawn import MERGED, PIPE, SCARCE, Variables, spawn
 from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.errors import (
     CommandNotFoundError,
@@ -56,6 +56,7 @@ from parallel_exec.text import plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
 from parallel_exec.values.secret import Secret, forget_frames, reveal
+from parallel_exec.values.streams import INHERIT, MERGED as WITH_STDOUT
 
 if TYPE_CHECKING:
     from parallel_exec.environments.local.backend import Host, LocalBackend
@@ -88,6 +89,7 @@ class Process:
         "_alone",
         "_busy",
         "_status",
+        "_diverted",
         "_duration",
         "_input",
         "_kill_at",
@@ -139,6 +141,7 @@ class Process:
         self._kill_at = 0.0
         self._strays: dict[tuple[int, bytes], Stray] = {}
         self._looks = 0  # how often it has been looked for them
+        self._diverted = False  # whether a stream of it goes past us
         self._stdout = -1  # our end of each pipe, as long as it is open
         self._stderr = -1
         self._input = -1
@@ -157,10 +160,10 @@ class Process:
         try:
             with self.host.starting:
                 self._spawn()
+        except (ConfigError, ExecutorClosedError) as error:  # some are an OSError, too
+            self.refuse(error)
         except OSError as error:
             self._fail_to_start(error)
-        except (ConfigError, ExecutorClosedError) as error:
-            self.refuse(error)
         except Exception as error:
             refusal = CommandStartError(
                 f"cannot be started ({plain(error)}): {plain(self.command)}"
@@ -182,12 +185,13 @@ class Process:
         data = command.input_bytes() if command.input is not None else None
         stdin = host.null if command.input is None else PIPE
         stdout = stderr = PIPE
-        if not command.capture:
-            stdout = host.null if output.discards(STDOUT) else PIPE
-            stderr = host.null if output.discards(STDERR) else PIPE
+        given: list[int] = []  # files of the command's own
         feeder: SimpleQueue[int] | None = None
         slot = -1
         try:
+            if not command.capture or command.stdout is not None or command.stderr is not None:
+                stdout = self._place(STDOUT, given)
+                stderr = self._place(STDERR, given)
             if command.input is not None and data is None:
                 feeder = self._start_feeder()
             slot = watchdog.announce(serial, command.kill_after)
@@ -201,13 +205,17 @@ class Process:
                 stdin,
                 stdout,
                 stderr,
-                waiting=feeder is not None,  # of a file, what has been read is read
+                waiting=feeder is not None or bool(given),  # of a file, what has been read is read
             )
         except BaseException:
+            output.close_files()
             watchdog.clear(slot)
             if feeder is not None:
                 feeder.put(-1)
             raise
+        finally:
+            for fd in given:
+                os.close(fd)
         self.pid, self._pidfd, self._input, self._stdout, self._stderr = started
         self.live = True
         report_beginning(self.ticket)
@@ -231,6 +239,29 @@ class Process:
             feeder.put(fd)
         elif data is not None:
             host.reactor.watch(self._input, WRITE, self._write, memoryview(data), [0])
+
+    def _place(self, stream: int, given: list[int]) -> int:
+        """Return what a stream of it is to be, opened; what it alone is to have goes to `given`.
+
+        A file is its own, unless what it prints is to be seen here as well: then it is
+        written by the thread that makes the callbacks, since a disk may block.
+        """
+        command, output = self.command, self._output
+        where = command.stderr if stream == STDERR else command.stdout
+        if stream == STDERR and where == WITH_STDOUT:
+            return MERGED
+        if where == INHERIT:
+            self._diverted = True
+            return redirect.inherited(stream, command, self.backend.name)
+        if where is None:
+            return self.host.null if output.discards(stream) else PIPE
+        fd = redirect.open_file(stream, command, self.backend.name)
+        if output.discards(stream):
+            given.append(fd)
+            self._diverted = True
+            return fd
+        output.write_to(stream, fd)
+        return PIPE
 
     def watch_output(self) -> None:
         """Have its output read as it comes.
@@ -291,6 +322,7 @@ class Process:
         self.host.watchdog.clear(self._slot)
         self._slot = -1
         self._give_back()
+        self._output.close_files()
         for stray in self._strays.values():
             stray.close()
         self._strays.clear()
@@ -422,6 +454,8 @@ class Process:
             log.warning("somebody else has closed a descriptor of %s", plain(self.command))
 
     def _readable(self) -> None:
+        if self._output.error is not None:
+            self._fail(self._output.error)
         if self._output.full and self._reason != "output":
             return  # `_caught_up` has it read on
         if not self._drain(AT_ONCE):
@@ -485,8 +519,14 @@ class Process:
         """Return whether anybody still holds a pipe of its output."""
         return self._stdout >= 0 or self._stderr >= 0
 
+    def _held(self) -> bool:
+        """Return whether somebody may still have something to print."""
+        return self._open() or self._diverted
+
     def forget(self) -> None:
         """In a forked child: give back what is not watched."""
+        if self.live:
+            self._output.close_files()
         if not self._watched:
             for fd in (self._stdout, self._stderr):
                 if fd >= 0:
@@ -660,7 +700,7 @@ class Process:
             if not self._signal(0):
                 self._finish()
                 return
-            if self._open():
+            if self._held():
                 # Background processes hold the pipes: they may finish what they print.
                 self._linger = True
                 self.watch_output()
@@ -705,7 +745,7 @@ class Process:
         alive = self._status is None or (self._signal(0) and self.host.group_lives(self.pid))
         strays = any(stray.alive for stray in self._strays.values())
         if self._linger:
-            if alive and self._open():
+            if alive and self._held():
                 return
             self._linger = False
             if alive:
@@ -781,8 +821,8 @@ class Process:
 
     def _ending(self) -> Result | BaseException:
         """Return what it ended with."""
-        if self._failure is not None:
-            return self._failure
+        if self._failure is not None or self._output.error is not None:
+            return self._failure or self._output.error  # type: ignore[return-value]
         assert self._duration is not None
         exit_code: int | None = self._status
         name = None

@@ -22,7 +22,7 @@ from typing import TypeAlias
 from parallel_exec.environments.local import kernel
 from parallel_exec.errors import ConfigError
 
-__all__ = ["PIPE", "SCARCE", "WAYS", "Variables", "spawn", "tidy", "way"]
+__all__ = ["MERGED", "PIPE", "SCARCE", "WAYS", "Variables", "spawn", "tidy", "way"]
 
 VARIABLE = "PARALLEL_EXEC_START"
 WAYS = ("concurrent", "vfork", "popen")
@@ -53,6 +53,9 @@ else:
 
 PIPE = subprocess.PIPE
 """In place of a descriptor: one end of a new pipe."""
+
+MERGED = subprocess.STDOUT
+"""In place of a descriptor for stderr: that of stdout."""
 
 SCARCE = {errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM}
 """What the system says when it is out of something that others will give back."""
@@ -98,11 +101,13 @@ def spawn(
             their PATH.
         mark: One more, as ``NAME=value``.
         cwd: The directory to start it in.
-        stdin: The descriptors that become its 0, 1 and 2, or `PIPE`.
+        stdin: The descriptors that become its 0, 1 and 2, or `PIPE`; for stderr also
+            `MERGED`.
         stdout: See `stdin`.
         stderr: See `stdin`.
         waiting: Whether it must be known on return that it runs. Else a failure may be
-            known only when `collect` takes the exit of what was to become it.
+            known only when `collect` takes the exit of what was to become it, and until
+            then the descriptors must stay open.
 
     Returns:
         Its process id, a pidfd or -1, and our ends of its three pipes, which do not block;
@@ -111,6 +116,19 @@ def spawn(
     Raises:
         OSError: The system refused; nothing runs.
     """
+    if stderr == MERGED and stdout == PIPE:
+        read, write = os.pipe()
+        try:
+            os.set_blocking(read, False)
+            started = spawn(argv, variables, mark, cwd, stdin, write, write, waiting=True)
+        except BaseException:
+            os.close(read)
+            raise
+        finally:
+            os.close(write)
+        return (*started[:3], read, -1)
+    if stderr == MERGED:
+        stderr = stdout
     chosen = way()
     if fast is None or chosen == "popen":
         return popen(argv, variables, mark, cwd, stdin, stdout, stderr)

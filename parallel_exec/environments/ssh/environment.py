@@ -14,6 +14,7 @@ from datetime import timedelta
 from functools import partial
 from typing import IO, Any, TypeVar
 
+from parallel_exec.environments import redirect
 from parallel_exec.environments.base import (
     BlockingBackend,
     Execution,
@@ -32,7 +33,7 @@ from parallel_exec.environments.ssh.pool import (
 )
 from parallel_exec.environments.ssh.running import How, Running
 from parallel_exec.environments.ssh.settings import Settings
-from parallel_exec.errors import ConfigError, ExecutorClosedError
+from parallel_exec.errors import CommandStartError, ConfigError, ExecutorClosedError
 from parallel_exec.reactor import lifecycle, loop as reactor
 from parallel_exec.values import checks
 from parallel_exec.values.command import Command, check_sudo
@@ -243,7 +244,9 @@ class SSHBackend(BlockingBackend):
         self.starting(stop)
         try:
             pool = self._enter(stop)
-        except ExecutorClosedError as error:
+            redirect.check_folders(command, self._name)  # before anything is connected
+        except (ExecutorClosedError, CommandStartError) as error:
+            self._leave(stop)
             reactor.get().post(ticket.settled, error)
             return stop
 

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from parallel_exec.errors import ConfigError
 from parallel_exec.values.command import Command
 from parallel_exec.values.secret import Hidden, reveal
+from parallel_exec.values.streams import MERGED
 
 __all__ = [
     "LINE",
@@ -104,6 +105,8 @@ def orders(command: Command, nonce: str, *, stdin: bool, pty: bool, leads: bool)
         parts.append(f"cd -- {where} 2>/dev/null||{{ {failed % 'cwd'};}}")
     null = "" if stdin or pty else "exec </dev/null;"
     ready = f'{null}echo "{nonce} ok">&2'
+    if command.stderr == MERGED:  # there, where the order is known
+        ready += ";exec 2>&1"
     if command.shell:
         # The script is in no argv.
         parts.append(f"set -- {quote(command.script())}")

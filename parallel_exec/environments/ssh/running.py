@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Self
 
+from parallel_exec.environments import redirect, room
 from parallel_exec.environments.base import Stop, Ticket, report_beginning
 from parallel_exec.environments.input import FileReader
-from parallel_exec.environments.output import Output
+from parallel_exec.environments.output import STDERR, STDOUT, Output
 from parallel_exec.environments.ssh import remote
 from parallel_exec.environments.ssh.channel import CommandChannel, RefusedError
 from parallel_exec.environments.ssh.connection import BrokenError, Transport
@@ -40,6 +41,7 @@ from parallel_exec.text import SAID, plain
 from parallel_exec.values.command import Command
 from parallel_exec.values.result import Result, Stopped
 from parallel_exec.values.secret import Hidden, Secret, mask, reveal
+from parallel_exec.values.streams import INHERIT, MERGED
 
 __all__ = ["How", "Running"]
 
@@ -103,6 +105,7 @@ class Running:
         self._nonce = remote.new_nonce()
         self._sudo = how.sudo is not None
         self._output = Output(command, self._poke)
+        self._delivers = False  # whether its last output is on its way to callbacks and files
         self._channel: CommandChannel | None = None
         self._transport: Transport | None = None
         self._leaders: list[int] = []
@@ -136,7 +139,9 @@ class Running:
             HostError: It did not run: there was no connection or no channel.
             CommandNotFoundError: It did not run: no such directory or program.
             SudoError: It did not run: sudo refused.
-            Exception: Its input file could not be read; the command has been ended.
+            CommandStartError: It did not run: its output cannot go where it is to go.
+            Exception: Its input file could not be read, or a file not be written; the command
+                has been ended.
         """
         self._started_at = time.time()
         self._began = time.monotonic()
@@ -165,7 +170,7 @@ class Running:
         self._began = self._output.heard = time.monotonic()
         try:
             try:
-                if not self._start():
+                if not (self._divert() and self._start()):
                     return self._never_ran()
                 self._drive()
             except BrokenError:  # the channel says so too
@@ -175,6 +180,8 @@ class Running:
             self._channel.finish()
             if self._input is not None:
                 self._input.close()
+            if not self._delivers:
+                self._output.close(_nobody)
             # No circle of references: what was captured goes when its result goes.
             self._stop.on_change(_nobody)
 
@@ -234,6 +241,36 @@ class Running:
                     environment=self._how.name,
                 ) from error
             lease.give_back()
+
+    def _divert(self) -> bool:
+        """Open what its output goes to; return False if it shall not run any more."""
+        command, name = self._command, self._how.name
+        for stream, where in ((STDOUT, command.stdout), (STDERR, command.stderr)):
+            if where == INHERIT:
+                self._output.write_to(stream, redirect.inherited(stream, command, name))
+            elif where is not None and (stream, where) != (STDERR, MERGED):
+                fd = self._open_file(stream)
+                if fd is None:
+                    return False
+                self._output.write_to(stream, fd)
+        return True
+
+    def _open_file(self, stream: int) -> int | None:
+        """Open a file for its output; while descriptors are short, wait as long as it is wanted."""
+        while self._wanted():
+            try:
+                return redirect.open_file(stream, self._command, self._how.name)
+            except CommandStartError:
+                raise
+            except OSError as error:
+                self._ticket.strained(error)
+                if not room.get().pause(self._stop.wait, own=1):
+                    raise CommandStartError(
+                        f"did not start ({error.strerror}): {plain(self._command)}",
+                        errno=error.errno,
+                        environment=self._how.name,
+                    ) from error
+        return None
 
     def _start(self) -> bool:
         """Send everything that need not wait for an answer, with one write.
@@ -410,7 +447,7 @@ class Running:
             return self._stop.reason
         if self._over:
             return "output"
-        if source.error is not None:
+        if source.error is not None or self._output.error is not None:
             return "cancel"  # `run` raises what happened instead
         if time.monotonic() >= self._quiet_until():
             return "idle"
@@ -537,11 +574,14 @@ class Running:
         if self._why is None and not started:
             self._say_why_not(channel)
         delivered = threading.Event()
+        self._delivers = True
         self._output.close(delivered.set)
         # A callback that blocks for ever must not hold back the end of a stopped command.
         delivered.wait(None if self._why is None else self._command.kill_after)
         if self._input is not None and self._input.error is not None:
             raise self._input.error
+        if self._output.error is not None:
+            raise self._output.error
         why, cause = self._why, None
         if why is not None and self._ends and self._may_run_still(channel):
             why, cause = "lost", self._why_not_known(why)

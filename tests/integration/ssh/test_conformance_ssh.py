@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,11 @@ class TestDropbear(Conformance):
         result = environment.run("(sleep 100000; echo late) & echo early", kill_after=1)
         assert result.lines() == ["early"]
         assert result.ok
+
+    def test_background_children_that_print_to_a_file_get_time(
+        self, environment: px.Environment, tmp_path: Path
+    ) -> None:
+        """They do not here either."""
+        script = "(sleep 100000; echo late) & echo early"
+        environment.run(script, stdout=tmp_path / "out", kill_after=1)
+        assert (tmp_path / "out").read_text() == "early\n"

@@ -8,7 +8,9 @@
             the oldest dependencies, and on those in between the tests of what can differ
             from one Python to the next, which are those without hosts
 
-Ends with a line for each Python and pytest's own summary; fails if one of them failed.
+Without arguments for pytest it runs test files side by side, each by itself in one process, since
+most tests wait. Ends with a line for each Python and pytest's own summary; fails if one of them
+failed.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import sys
 import environment
 import interpreters
 
+SIDE_BY_SIDE = ["-n", "4", "--dist", "loadfile", "-q"]
 WITHOUT_HOSTS = ["tests/unit", "tests/integration", "tests/property"]
 WITHOUT_HOSTS += ["--ignore=tests/integration/ssh", "--ignore=tests/unit/ssh"]
 
@@ -44,7 +47,7 @@ def main() -> int:
         runs = [(each, False, []) for each in found[-1:]]
     if not runs:
         return interpreters.main() or 1
-    reports = [run(*each, arguments) for each in runs]
+    reports = [run(*each, arguments or SIDE_BY_SIDE) for each in runs]
     print()
     for name, status, summary in reports:
         print(f"Python {name}: {'passed' if status == 0 else f'FAILED (exit status {status})'}")

@@ -26,8 +26,16 @@ from parallel_exec.errors import (
 )
 from tests.integration.processes import PATIENCE_S, Nap, python
 
-NO_COUNT = [0, -1, True, False, "3", 1.5, math.nan, math.inf, [], object()]
-NO_TIME = [0, -1, -0.5, True, False, "3", math.nan, math.inf, -math.inf, timedelta(0), [], object()]
+
+class Thing:
+    """No value of any use, with a repr that is the same in every run."""
+
+    def __repr__(self) -> str:
+        return "<thing>"
+
+
+NO_COUNT = [0, -1, True, False, "3", 1.5, math.nan, math.inf, [], Thing()]
+NO_TIME = [0, -1, -0.5, True, False, "3", math.nan, math.inf, -math.inf, timedelta(0), [], Thing()]
 
 
 def never(*_: Any) -> None:

@@ -489,7 +489,7 @@ class Conformance:
     ) -> None:
         """Children that are left behind may finish what they print, as where it is captured."""
         script = "(sleep 0.5; echo late) & echo early"
-        environment.run(script, stdout=tmp_path / "out", kill_after=60)
+        environment.run(script, stdout=tmp_path / "out", stderr="stdout", kill_after=60)
         assert (tmp_path / "out").read_text() == "early\nlate\n"
 
     # Endings

@@ -115,6 +115,8 @@ def test_command_that_does_not_start_leaves_nothing_open(tmp_path: Path) -> None
     for seen in ({}, {"max_output_bytes": 5}):
         with pytest.raises(CommandNotFoundError, match="command not found"):
             px.run(["no-such-program"], stdout=tmp_path / "a", stderr=tmp_path / "b", **seen)
+        with pytest.raises(CommandStartError, match="none"):
+            px.run("true", stdout=tmp_path / "a", stderr=tmp_path / "none" / "b", **seen)
 
 
 def test_options_are_everywhere(tmp_path: Path) -> None:

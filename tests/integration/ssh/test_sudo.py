@@ -34,6 +34,13 @@ def test_env_and_cwd_hold_for_the_other_user(sshd: Server) -> None:
     assert result.lines() == ["/root", "b c", "root"]
 
 
+def test_streams_of_the_other_user_are_merged(sshd: Server) -> None:
+    """What sudo asks on stderr is no part of them."""
+    backend = sshd.backend(sudo=True, sudo_password=sshd.account.password)
+    result = run(backend, "whoami; echo e >&2; echo o", stderr="stdout")
+    assert (result.lines(), result.stderr) == (["root", "e", "o"], b"")
+
+
 def test_sudo_of_a_command_goes_over_that_of_the_host(sshd: Server) -> None:
     """In either direction, alone and in a group."""
     password = sshd.account.password

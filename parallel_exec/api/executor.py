@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import threading
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures.thread import BrokenThreadPool
 from contextvars import copy_context
 from functools import partial
@@ -34,7 +35,9 @@ from parallel_exec.values.options import only_known, takes
 __all__ = ["ExecutedWithErrors", "ParallelExecutor", "TaskFailure"]
 
 T = TypeVar("T")
+processors = getattr(os, "process_cpu_count", os.cpu_count)  # the first from Python 3.13 on
 _names = itertools.count()
+theirs = logging.getLogger("concurrent.futures")
 
 
 class TaskFailure(NamedTuple):
@@ -51,11 +54,12 @@ class ExecutedWithErrors(NamedTuple):
     failures: list[TaskFailure]
 
 
-class ParallelExecutor(Executor):
+class ParallelExecutor(ThreadPoolExecutor):
     """A `concurrent.futures.Executor` on threads, with a limit.
 
     It keeps the contract of `concurrent.futures.ThreadPoolExecutor`, exit behaviour
-    included: what has been submitted is done before the interpreter ends. Beyond it:
+    included: what has been submitted is done before the interpreter ends. It counts as
+    one, so that ``loop.set_default_executor`` takes it. Beyond it:
 
     - any limit may be put on it, and changed while it runs;
     - functions see the context variables of their submitter;
@@ -79,6 +83,9 @@ class ParallelExecutor(Executor):
     **Thread safety:** yes.
     """
 
+    # A subclass for what it is taken for: asyncio asks for that. Nothing of the base class is
+    # used: its `__init__` is not called, and its attributes are made here of our own.
+
     @only_known
     def __init__(
         self,
@@ -90,8 +97,11 @@ class ParallelExecutor(Executor):
         concurrency: int | Limit | None = None,
         max_pending: int | None = None,
     ) -> None:
+        given: Any = max_workers
         if max_workers is None:
-            max_workers = min(32, (os.cpu_count() or 1) + 4)
+            max_workers = min(32, (processors() or 1) + 4)
+        elif isinstance(given, int) and given <= 0:
+            raise checks.refuse("max_workers", max_workers, "greater than 0")
         if initializer is not None and not is_function(initializer):
             raise checks.refuse("initializer", initializer, "a function")
         workers = ConcurrencyLimiter(checks.count("max_workers", max_workers))
@@ -99,8 +109,10 @@ class ParallelExecutor(Executor):
         self._limit: Limit = workers
         if concurrency is not None:
             self._limit = AllOf(workers, many.limit_of(concurrency))
-        self._prefix = thread_name_prefix or f"ParallelExecutor-{next(_names)}"
-        self._initialize = None if initializer is None else partial(initializer, *initargs)
+        self._prefix = thread_name_prefix or f"{type(self).__name__}-{next(_names)}"
+        self._initialize = (
+            None if initializer is None else partial(_initialize, initializer, initargs)
+        )
         self._max_pending = max_pending
         if max_pending is not None:
             checks.count("max_pending", max_pending)
@@ -229,6 +241,21 @@ class ParallelExecutor(Executor):
         if wait:
             self._run.join()
 
+    # What others look at of a ThreadPoolExecutor.
+
+    @property
+    def _threads(self) -> set[threading.Thread]:  # type: ignore[override]
+        self._run.settle_down()
+        return self._run.threads()
+
+    @property
+    def _broken(self) -> bool:  # type: ignore[override]
+        return self._run.failure is not None
+
+    @property
+    def _shutdown(self) -> bool:  # type: ignore[override]
+        return self._closed
+
     @takes(ManyOptions, **DEFAULTS)
     def execute_with_errors(
         self, tasks: Iterable[TaskLike], **options: Unpack[ManyOptions]
@@ -294,6 +321,18 @@ class ParallelExecutor(Executor):
         if _exiting:
             return ExecutorClosedError("cannot schedule new futures after interpreter shutdown")
         return None
+
+
+def _initialize(initializer: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """Call an initializer. One that raises is logged where `ThreadPoolExecutor` logs it, too:
+    if somebody listens there, since without that it would be told twice.
+    """
+    try:
+        initializer(*arguments)
+    except BaseException:
+        if theirs.hasHandlers():
+            theirs.critical("Exception in initializer:", exc_info=True)
+        raise
 
 
 class LendingEvent(threading.Event):

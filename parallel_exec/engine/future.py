@@ -34,6 +34,9 @@ def settle(future: Future[Any], task: Task) -> None:
         # It was cancelled before; those who wait for several futures are told now.
         if future.cancelled() and not task.attempt:
             future.set_running_or_notify_cancel()
+    finally:
+        # It is the future's now. Whoever has begun the task may still refer to that.
+        task.value = task.error = task.future = None
 
 
 class TaskFuture(Future[T]):

@@ -60,6 +60,8 @@ __all__ = ["Run"]
 log = logging.getLogger("parallel_exec")
 
 SLOW_S = 0.001  # a task that took longer to be read than this is not waited for
+LAST = (steps.RESOLVE, steps.FINISHED)  # of the actions of a step, in this order
+SETTLES_S = 1.0  # how long to wait for the service thread, which may be held up
 OUT_OF_THREADS_S = 0.05  # how long to wait before a thread is asked for again
 WORD_S = 1.0  # how long an end is waited for without a word
 NAMED = 3  # how many tasks are named then
@@ -442,15 +444,30 @@ class Run:
 
     def cancel_futures(self) -> None:
         """Cancel the futures of the tasks that have not begun; these are then skipped."""
+        self.settle_down()
         with self._lock:  # between two steps; makes none itself, as nothing in this thread does
             tasks = list(self._scheduler.live.values())
             for step, arguments in list(self._inbox):
                 if step == self._fed:
                     tasks += arguments[0]
         for task in tasks:
-            if task.future is not None:
-                task.future.cancel()
+            future = task.future  # None when it has been settled meanwhile
+            if future is not None and task.state != "running":  # that has a thread
+                future.cancel()
         self.clock.post(self._skip_queued, _not_begun)
+
+    def settle_down(self) -> None:
+        """Wait until what has been handed over has begun, as far as there is room for it."""
+        if self.clock_thread():
+            return
+        done = threading.Event()
+        self.clock.post(done.set)
+        done.wait(SETTLES_S)
+
+    def threads(self) -> set[threading.Thread]:
+        """Return the threads that call functions, or wait for one to call."""
+        threads = [worker.thread for worker in list(self._workers)]
+        return {thread for thread in threads if thread is not None}
 
     def close(self) -> None:
         """Say that no more tasks will come. Returns at once."""
@@ -680,8 +697,8 @@ class Run:
             worker: The worker whose thread this is, if it wants another task.
 
         Returns:
-            A task for `worker`. If the step was left to another thread, the worker has
-            been parked meanwhile.
+            A task for `worker`, which has to see to the inbox afterwards. If the step was
+            left to another thread, the worker has been parked meanwhile.
         """
         mine: Task | None = None
         if self._lock.acquire(False):
@@ -696,7 +713,8 @@ class Run:
                 self._park(worker)
             self._inbox.append((step, args))
         # Who has the lock looks again after it has released it, so one of the two sees to it.
-        while self._inbox and self._lock.acquire(False):
+        # A worker does so when it has forgotten its value: starting a thread blocks.
+        while worker is None and self._inbox and self._lock.acquire(False):
             try:
                 actions = self._take()
             finally:
@@ -764,6 +782,10 @@ class Run:
         mine: Task | None = None
         if self._background and self._scheduler.events:
             self._foreign(self._deliver)
+        if self._background and len(actions) > 1:
+            # Futures last: starting a thread blocks, and nothing of ours may refer to a value
+            # for long after whoever waits for it has got it.
+            actions.sort(key=_resolved_last)
         for verb, subject, argument in actions:
             if (
                 verb is steps.START
@@ -901,6 +923,8 @@ class Run:
                 if value is not PENDING:
                     following = self.attempt_ended(task, attempt, value, error, worker)
                 del task, value, error
+                if self._inbox:
+                    self._step(self._fed, [], False)
                 if following is not None:
                     worker.task = following
                     del following
@@ -1021,6 +1045,10 @@ def _leave_out_own_frames(error: BaseException) -> None:
             traceback.tb_frame.clear()
         traceback = traceback.tb_next
     BaseException.with_traceback(error, traceback)
+
+
+def _resolved_last(action: steps.Action) -> int:
+    return LAST.index(action[0]) + 1 if action[0] in LAST else 0
 
 
 def _make(step: Callable[..., object], args: tuple[Any, ...]) -> None:

@@ -30,12 +30,13 @@ from parallel_exec.limits.fixed import ConcurrencyLimiter
 from parallel_exec.reactor import lifecycle
 from parallel_exec.values import checks
 from parallel_exec.values.functions import is_function
-from parallel_exec.values.options import only_known, takes
+from parallel_exec.values.options import check, only_known, takes
 
 __all__ = ["ExecutedWithErrors", "ParallelExecutor", "TaskFailure"]
 
 T = TypeVar("T")
 processors = getattr(os, "process_cpu_count", os.cpu_count)  # the first from Python 3.13 on
+KNOWN = ManyOptions.__annotations__.keys()
 _names = itertools.count()
 theirs = logging.getLogger("concurrent.futures")
 
@@ -272,6 +273,7 @@ class ParallelExecutor(ThreadPoolExecutor):
 
         **Blocking:** until every task has ended.
         """
+        check("execute_with_errors", options, KNOWN)
         outcomes = many.all_settled(tasks, **self._options(options))
         failures = [
             TaskFailure(outcome.index, outcome.reason)
@@ -301,6 +303,7 @@ class ParallelExecutor(ThreadPoolExecutor):
         Raises:
             BaseException: The first task that failed for good; the rest is stopped.
         """
+        check("execute_with_retry", options, {*KNOWN, "max_retries"})
         checks.count("max_retries", max_retries, minimum=0)
         retry = Retry(attempts=max_retries + 1, wait=float, on=Exception)
         with_retry: ManyOptions = {"retry": retry, **self._options(options)}

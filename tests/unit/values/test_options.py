@@ -41,6 +41,14 @@ face: Any = px  # what is wrong here is not for type checkers
             lambda: face.LoadBalancer([len]).execute_many([], zzz=1),
             "execute_many has no option",
         ),
+        (
+            lambda: face.ParallelExecutor(1).execute_with_errors([], n_jobs=1),
+            "execute_with_errors has no option n_jobs=",
+        ),
+        (
+            lambda: face.ParallelExecutor(1).execute_with_retry([], retries=2),
+            "execute_with_retry has no option retries=",
+        ),
         (lambda: face.hosts("a", usr=1), "hosts has no option usr= (given 1): did you mean user="),
         (lambda: face.hosts("a", files="x"), "did you mean file=?"),
         (lambda: face.hosts("a", pasword="y"), "hosts has no option pasword= (given ***): did you"),

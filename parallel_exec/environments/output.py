@@ -25,6 +25,10 @@ STDOUT, STDERR = 0, 1
 NOTHING = (b"", b"")
 
 
+def _nothing() -> None:
+    """Nobody is to be told."""
+
+
 class LineSplitter:
     """Splits one stream of bytes into lines of text, whatever its chunks are."""
 
@@ -212,6 +216,7 @@ class Output:
         is neither file nor callback.
         """
         if self._mailbox is None:
+            self._resume = _nothing  # else it, and what it belongs to, would be in a circle
             done()
             return
         for stream in (STDOUT, STDERR):

@@ -235,31 +235,43 @@ TestExceeding.settings = settings(max_examples=50, stateful_step_count=30, deadl
     n=st.integers(1, 4),
     burst=st.integers(1, 4),
     arrivals=st.lists(
-        st.tuples(st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0, 3.0]), st.integers(1, 2)),
+        st.tuples(
+            st.sampled_from([0.0, 0.0, 0.1, 0.5, 1.0, 3.0]),
+            st.integers(1, 2),
+            st.sampled_from([0.0, 0.0, 0.2, 0.9]),
+        ),
         max_size=25,
     ),
 )
 def test_no_stretch_of_time_holds_more_than_the_rate(
-    n: int, burst: int, arrivals: list[tuple[float, int]]
+    n: int, burst: int, arrivals: list[tuple[float, int, float]]
 ) -> None:
-    """Wherever a window is laid, no more begins in it than allowed, and all begin."""
+    """Wherever a window is laid, no more begins in it than allowed, and all begin, however long
+    each is on its way from its place to its beginning.
+    """
     clock = FakeClock(100.0)
     limiter = RateLimiter(n, per=1.0, burst=min(burst, n), clock=clock)
     begun: list[tuple[float, float]] = []
 
     class Arrival(Place):
         parent = None
+        on_its_way = 0.0
 
         def granted(self) -> None:
-            begun.append((clock.now(), self.weight))
+            clock.call_at(clock.now() + self.on_its_way, self.begin)
 
-    for pause, weight in arrivals:
+        def begin(self) -> None:
+            begun.append((clock.now(), self.weight))
+            base.begin(self)
+
+    for pause, weight, on_its_way in arrivals:
         clock.advance(pause)
         request = Arrival()
+        request.on_its_way = on_its_way
         request.weight = min(weight, n)
         if base.acquire(request, limiter):
             request.granted()
-    clock.advance(2.0 * len(arrivals) + 1)
+    clock.advance(3.0 * len(arrivals) + 1)
     assert len(begun) == len(arrivals)
     for start, _ in begun:
         assert sum(weight for when, weight in begun if start <= when < start + 1.0 - 1e-9) <= n

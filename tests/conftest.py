@@ -152,5 +152,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_unconfigure() -> None:
-    """Let an interpreter that cannot exit say where it hangs, and fail."""
-    faulthandler.dump_traceback_later(EXIT_S, exit=True)
+    """Let an interpreter that cannot exit say where it hangs, and fail. One that runs some of
+    the test files beside others waits for these first.
+    """
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        faulthandler.dump_traceback_later(EXIT_S, exit=True)

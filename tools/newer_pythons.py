@@ -36,7 +36,7 @@ cd "/tree-$version"
 python=/venv-$version/bin/python
 "$python" -m pip -qq install --upgrade pip
 "$python" -m pip -qq install --editable . --group test
-exec "$python" -m pytest -n 3 --dist loadfile -q "$@"
+exec "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q "$@"
 """
 # Outside of it, in the mount namespace.
 ENTER = """

@@ -22,7 +22,7 @@ import sys
 import environment
 import interpreters
 
-SIDE_BY_SIDE = ["-n", "4", "--dist", "loadfile", "-q"]
+SIDE_BY_SIDE = ["-n", "4", "--dist", "loadfile", "--no-loadscope-reorder", "-q"]
 WITHOUT_HOSTS = ["tests/unit", "tests/integration", "tests/property"]
 WITHOUT_HOSTS += ["--ignore=tests/integration/ssh", "--ignore=tests/unit/ssh"]
 

@@ -25,10 +25,6 @@ STDOUT, STDERR = 0, 1
 NOTHING = (b"", b"")
 
 
-def _nothing() -> None:
-    """Nobody is to be told."""
-
-
 class LineSplitter:
     """Splits one stream of bytes into lines of text, whatever its chunks are."""
 
@@ -122,7 +118,6 @@ class Output:
         self._targets = (command.stdout, command.stderr)
         self._files: list[int] | None = None
         self.error: OSError | None = None
-        self._resume = resume
         self._kept: list[bytes | io.BytesIO] | tuple[bytes, bytes] = NOTHING
         self._left = command.max_output_bytes
         self._timed = command.idle_timeout is not None
@@ -130,26 +125,31 @@ class Output:
         self._mailbox: Mailbox | None = None
         self.live = command.on_stdout is not None or command.on_stderr is not None
         if self.live:
-            self._open_mailbox()
+            self._open_mailbox(resume)
             self._splitters = (LineSplitter(command.encoding), LineSplitter(command.encoding))
         self._calls = (command.on_stdout, command.on_stderr)
 
-    def _open_mailbox(self) -> None:
+    def _open_mailbox(self, resume: Callable[[], object]) -> None:
+        # Kept only here: it belongs to what has this output, which would be in a circle.
+        self._resume = resume
         if self._mailbox is None:
             self._mailbox = Mailbox("parallel_exec lines")
             self._lock = threading.Lock()
             self._backlog = 0
 
-    def write_to(self, stream: int, fd: int) -> None:
+    def write_to(self, stream: int, fd: int, resume: Callable[[], object]) -> None:
         """Have what comes on a stream written to a file, before the first of it comes.
 
-        Its descriptor is closed in the end, but for one of the program's own streams.
+        Args:
+            stream: STDOUT or STDERR.
+            fd: The file; closed in the end, but for one of the program's own streams.
+            resume: As for the class.
         """
         if self._files is None:
             self._files = [-1, -1]
         self._files[stream] = fd
         self.live = True
-        self._open_mailbox()
+        self._open_mailbox(resume)
 
     def take(self, stream: int, data: bytes) -> bool:
         """Take bytes of STDOUT or STDERR; return False if they are more than the limit.
@@ -216,7 +216,6 @@ class Output:
         is neither file nor callback.
         """
         if self._mailbox is None:
-            self._resume = _nothing  # else it, and what it belongs to, would be in a circle
             done()
             return
         for stream in (STDOUT, STDERR):

@@ -260,7 +260,7 @@ class Process:
             given.append(fd)
             self._diverted = True
             return fd
-        output.write_to(stream, fd)
+        output.write_to(stream, fd, self._caught_up)
         return PIPE
 
     def watch_output(self) -> None:

@@ -247,12 +247,13 @@ class Running:
         command, name = self._command, self._how.name
         for stream, where in ((STDOUT, command.stdout), (STDERR, command.stderr)):
             if where == INHERIT:
-                self._output.write_to(stream, redirect.inherited(stream, command, name))
+                inherited = redirect.inherited(stream, command, name)
+                self._output.write_to(stream, inherited, self._poke)
             elif where is not None and (stream, where) != (STDERR, MERGED):
                 fd = self._open_file(stream)
                 if fd is None:
                     return False
-                self._output.write_to(stream, fd)
+                self._output.write_to(stream, fd, self._poke)
         return True
 
     def _open_file(self, stream: int) -> int | None:

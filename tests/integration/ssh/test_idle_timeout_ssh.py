@@ -28,10 +28,10 @@ def test_output_that_waits_for_a_slow_callback_is_no_silence(sshd: Server) -> No
     def look(line: str) -> None:
         sizes.append(len(line))
         if len(sizes) == 1:
-            slow.wait(1.5)  # nobody sets it
+            slow.wait(6)  # nobody sets it
 
     script = "head -c 40000000 /dev/zero | tr '\\0' x | fold -w 100000"
     with px.SSH(sshd.destination, **sshd.options) as host:
-        result = host.run(script, on_stdout=look, idle_timeout=0.7, capture=False)
+        result = host.run(script, on_stdout=look, idle_timeout=4, capture=False)
     assert result.ok
     assert sum(sizes) == 40_000_000

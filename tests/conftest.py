@@ -12,12 +12,15 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import parallel_exec as px
 
 PROC = Path("/proc")
 GRACE_S = 5.0  # for what is just ending: a thread returning, a process being reaped
+hypothesis.settings.register_profile("tests", deadline=None)  # no timing is asserted
+hypothesis.settings.load_profile("tests")
 LONGEST = "test_interrupts.py"
 EXIT_S = 30  # for the interpreter to end after the last test
 # Every process that a test starts inherits this, so that one whose parent has died, and that

@@ -20,6 +20,17 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parent.parent
 PYTHONS = ("3.14", "3.15")
 SKIPPED = 77  # what automake's tests exit with
+LEFT_OUT = (
+    # They compare with what one release of OpenSSH's client does; unstable has another.
+    "tests/unit/ssh/test_config.py::test_the_same_answers_as_openssh",
+    "tests/unit/ssh/test_config.py::test_the_same_words_as_openssh",
+    "tests/integration/ssh/test_host_keys.py::test_certificate_and_the_clients_verdict",
+    "tests/integration/ssh/test_host_keys.py::test_known_hosts_and_the_clients_verdict",
+    "tests/integration/ssh/test_keys_and_agents.py::test_whoever_logs_in_by_openssh_logs_in_here",
+    # From Python 3.14 on an interrupt can come between the `__enter__` of a lock and its `with`
+    # block; the lock is then held for ever.
+    "tests/unit/api/test_batcher.py::test_an_interrupted_close_can_be_called_again",
+)
 PACKAGES = (
     *(f"python{version}-{part}" for version in PYTHONS for part in ("dev", "venv")),
     *("ca-certificates", "gcc", "git", "iproute2", "libc6-dev", "make", "procps"),
@@ -36,7 +47,7 @@ cd "/tree-$version"
 python=/venv-$version/bin/python
 "$python" -m pip -qq install --upgrade pip
 "$python" -m pip -qq install --editable . --group test
-exec "$python" -m pytest -n 3 --dist loadfile --no-loadscope-reorder -q "$@"
+exec "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q "$@"
 """
 # Outside of it, in the mount namespace.
 ENTER = """

@@ -887,14 +887,16 @@ class Run:
         except RuntimeError as error:  # out of threads: wait and go on
             worker.thread = None
             self._workers.discard(worker)
-            if reactor.starts_no_more_threads(error) and not self._background:
+            exits = reactor.starts_no_more_threads(error)
+            if exits and not self._background:
                 # The interpreter exits: there will be no thread any more.
                 refusal = ExecutorClosedError(
                     f"did not start ({plain(error)}): {plain(task.label())}"
                 )
                 self.clock.post(self.ended, task, None, refusal)
                 return
-            if not busy.may_give_back():  # the program has them all: waiting could never help
+            if not exits and not busy.may_give_back():
+                # The program has them all: waiting could never help.
                 what = f"cannot be started ({plain(error)}): {plain(task.label())}"
                 self.clock.post(self.ended, task, None, CommandStartError(what))
                 return
